@@ -1,0 +1,267 @@
+"""HTTP to the control plane: one request, one checked answer, errors sorted by what they allow.
+
+Decides that a 5xx, a timeout or an answer that is not JSON is silence, and that a problem with a
+code is an answer. Follows no redirect. One thread owns an instance.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import urllib3
+from urllib3.exceptions import HTTPError
+
+from waypost_agent import __version__
+from waypost_agent.errors import DOWNLOAD_FAILED, AnswerError, Retryable
+from waypost_agent.ports import BlobPart
+from waypost_agent.protocol import VERSION, parse_json
+
+_MAX_ANSWER_BYTES = 32 << 20
+_CHUNK_BYTES = 256 << 10
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
+
+
+class CentreSilent(Exception):
+    """Nobody answered, or nothing that counts as an answer. `retry_after_seconds` when told."""
+
+    def __init__(self, reason: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retry_after_seconds = retry_after_seconds
+
+
+class CentreProblem(Exception):
+    """The centre refused: RFC 9457, with a stable `code`."""
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        super().__init__(f"{status} {code}: {detail}")
+        self.status = status
+        self.code = code
+        self.detail = detail
+
+
+@dataclass(frozen=True, kw_only=True)
+class CentreAnswer:
+    """`body` is the parsed JSON, None for 304."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: Any
+
+
+class Centre:
+    """`url` is the address of the control plane, below which `/agent/v1/` lies."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        ca_file: Path | None,
+        connect_timeout_seconds: float,
+        read_timeout_seconds: float,
+    ) -> None:
+        self._base = url.rstrip("/") + "/agent/v1/"
+        self._pool = urllib3.PoolManager(
+            num_pools=1,
+            maxsize=2,
+            retries=False,
+            timeout=urllib3.Timeout(connect=connect_timeout_seconds, read=read_timeout_seconds),
+            ca_certs=None if ca_file is None else str(ca_file),
+            cert_reqs="CERT_REQUIRED",
+        )
+
+    def close(self) -> None:
+        self._pool.clear()
+
+    def get(self, path: str, *, token: str, headers: Mapping[str, str]) -> CentreAnswer:
+        """Raises `CentreSilent`, `CentreProblem`, `AnswerError`."""
+        return self._request("GET", path, token=token, headers=headers)
+
+    def post(
+        self, path: str, document: Mapping[str, Any], *, token: str | None = None
+    ) -> CentreAnswer:
+        """Raises `CentreSilent`, `CentreProblem`, `AnswerError`."""
+        body = json.dumps(document, ensure_ascii=False).encode()
+        return self._request(
+            "POST", path, token=token, headers={"Content-Type": "application/json"}, body=body
+        )
+
+    @contextmanager
+    def stream(
+        self, path: str, *, token: str, headers: Mapping[str, str]
+    ) -> Iterator[urllib3.BaseHTTPResponse]:
+        """An answer whose body is read piece by piece. Raises `CentreSilent`."""
+        response = self._open("GET", path, token, headers, None)
+        done = False
+        try:
+            yield response
+            done = True
+        except HTTPError as error:
+            raise CentreSilent(f"the centre stopped answering: {error}") from error
+        finally:
+            if not done:
+                response.close()
+            response.release_conn()
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        token: str | None,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+    ) -> CentreAnswer:
+        response = self._open(method, path, token, headers, body)
+        try:
+            data = _read_bounded(response)
+        except HTTPError as error:
+            response.close()
+            raise CentreSilent(f"the centre stopped answering: {error}") from error
+        finally:
+            response.release_conn()
+        if response.status == 304:
+            return CentreAnswer(status=304, headers=response.headers, body=None)
+        if response.status == 200:
+            return CentreAnswer(status=200, headers=response.headers, body=parse_json(data))
+        raise problem_of(response, data)
+
+    def _open(
+        self,
+        method: str,
+        path: str,
+        token: str | None,
+        headers: Mapping[str, str],
+        body: bytes | None,
+    ) -> urllib3.BaseHTTPResponse:
+        sent = {
+            "Accept": "application/json, application/problem+json",
+            "User-Agent": f"waypost-agent/{__version__}",
+            "Waypost-Protocol": VERSION,
+            **headers,
+        }
+        if token is not None:
+            sent["Authorization"] = f"Bearer {token}"
+        try:
+            return self._pool.request(
+                method,
+                self._base + path,
+                headers=sent,
+                body=body,
+                redirect=False,
+                preload_content=False,
+                decode_content=False,
+            )
+        except (HTTPError, OSError) as error:
+            raise CentreSilent(f"the centre does not answer: {error}") from error
+
+
+def problem_of(response: urllib3.BaseHTTPResponse, data: bytes) -> CentreProblem | CentreSilent:
+    """What an answer that is neither 200 nor 304 amounts to."""
+    status = response.status
+    if status >= 500 or status == 429:
+        return CentreSilent(
+            f"the centre answers {status}", _retry_after(response.headers.get("Retry-After"))
+        )
+    try:
+        document = parse_json(data)
+        code, detail = document["code"], document.get("detail", "")
+        if not isinstance(code, str):
+            raise TypeError
+    except (AnswerError, KeyError, TypeError, AttributeError):
+        # A captive portal or a proxy, not the centre.
+        return CentreSilent(f"an answer with status {status} that is not the centre's")
+    return CentreProblem(status, code[:100], str(detail)[:500])
+
+
+class Blobs:
+    """Files by digest from the centre, with the session that the link thread keeps."""
+
+    def __init__(
+        self,
+        centre: Centre,
+        *,
+        token: Callable[[], str | None],
+        reject_token: Callable[[str], None],
+    ) -> None:
+        self._centre = centre
+        self._token = token
+        self._reject_token = reject_token
+
+    @contextmanager
+    def open_blob(self, sha256: str, offset: int) -> Iterator[BlobPart]:
+        token = self._token()
+        if token is None:
+            raise Retryable(DOWNLOAD_FAILED, "there is no session with the centre to download by")
+        headers = {}
+        if offset > 0:
+            # If-Range: a centre that means other bytes by this digest sends the whole.
+            headers = {"Range": f"bytes={offset}-", "If-Range": f'"{sha256}"'}
+        try:
+            with self._centre.stream(f"blobs/{sha256}", token=token, headers=headers) as response:
+                yield _part(response, offset, lambda: self._reject_token(token))
+        except CentreSilent as error:
+            raise Retryable(DOWNLOAD_FAILED, error.reason) from error
+
+
+def _part(response: urllib3.BaseHTTPResponse, offset: int, reject: Callable[[], None]) -> BlobPart:
+    if response.status == 200:
+        start, total = 0, _length(response.headers.get("Content-Length"))
+    elif response.status == 206:
+        start, total = _range(response.headers.get("Content-Range"))
+        if start != offset:
+            raise Retryable(
+                DOWNLOAD_FAILED,
+                f"the centre sent bytes from {start}, asked was from {offset}",
+            )
+    elif response.status == 416:
+        start, total = 0, _unsatisfied(response.headers.get("Content-Range"))
+    else:
+        problem = problem_of(response, _read_bounded(response))
+        if response.status == 401:
+            reject()
+        raise Retryable(DOWNLOAD_FAILED, f"the centre does not give the file: {problem}")
+    return BlobPart(
+        offset=start, total_bytes=total, chunks=response.stream(_CHUNK_BYTES, decode_content=False)
+    )
+
+
+def _length(header: str | None) -> int:
+    if header is None or not header.isascii() or not header.isdigit() or len(header) > 18:
+        raise Retryable(DOWNLOAD_FAILED, "the centre did not say how long the file is")
+    return int(header)
+
+
+def _range(header: str | None) -> tuple[int, int]:
+    match = _CONTENT_RANGE.fullmatch(header or "")
+    if match is None:
+        raise Retryable(DOWNLOAD_FAILED, f"the centre sent the Content-Range {header!r:.60}")
+    return int(match[1]), int(match[3])
+
+
+def _unsatisfied(header: str | None) -> int:
+    """The size of the whole in the answer to a range past its end, `bytes */N`."""
+    return _length((header or "").removeprefix("bytes */"))
+
+
+def _read_bounded(response: urllib3.BaseHTTPResponse) -> bytes:
+    data = bytearray()
+    for chunk in response.stream(_CHUNK_BYTES, decode_content=False):
+        data += chunk
+        if len(data) > _MAX_ANSWER_BYTES:
+            response.close()
+            raise AnswerError(f"the answer has more than {_MAX_ANSWER_BYTES} bytes")
+    return bytes(data)
+
+
+def _retry_after(header: str | None) -> float | None:
+    """Whole seconds; the form with a date would need a clock that can be trusted."""
+    if header is None or not header.isascii() or not header.isdigit() or len(header) > 6:
+        return None
+    return float(header)

@@ -1,0 +1,73 @@
+"""The two kinds of failure an agent knows, and the codes that reports carry.
+
+`Retryable` may pass by itself: it is tried again, later and later. `Permanent` will not: it is
+reported as failed and not tried again until the centre wishes anew.
+"""
+
+from __future__ import annotations
+
+# The stable codes of docs/agent-protocol.md, section 5.
+OK = "ok"
+DIGEST_MISMATCH = "digest-mismatch"
+GOLDEN_MISMATCH = "golden-mismatch"
+LOAD_FAILED = "load-failed"
+LOAD_TIMEOUT = "load-timeout"
+CONFIG_INVALID = "config-invalid"
+MANIFEST_INVALID = "manifest-invalid"
+DISK_FULL = "disk-full"
+DOWNLOAD_FAILED = "download-failed"
+TRITON_UNREACHABLE = "triton-unreachable"
+CANDIDATE_FAILED = "candidate-failed"
+RESTORE_FAILED = "restore-failed"
+SERVER_BEHIND = "server-behind"
+ANSWER_INVALID = "answer-invalid"
+VERSION_CONFLICT = "version-conflict"
+UNLOAD_TIMEOUT = "unload-timeout"
+STORE_FAILED = "store-failed"
+STOPPING = "stopping"
+WORKING = "working"
+
+
+class AgentError(Exception):
+    """A failure with a stable `code` and one sentence for an operator."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+class Retryable(AgentError):
+    """It may pass: the same step is tried again after a pause."""
+
+
+class Permanent(AgentError):
+    """It will not pass by itself: the version failed at this server."""
+
+
+class Paused(Exception):
+    """A long step stopped at a safe point because something more urgent waits; not a failure."""
+
+
+class ConfigError(Exception):
+    """The agent's own configuration is wrong; the message names the key and what would be right."""
+
+
+class AnswerError(Exception):
+    """An answer of the centre that breaks the protocol. It is refused whole.
+
+    `wish`, when known, is the `(model, epoch, generation, deployment, version)` whose manifest
+    was at fault, so that the failure can be reported where it belongs.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        code: str = ANSWER_INVALID,
+        wish: tuple[str, int, int, int | None, str | None] | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.code = code
+        self.wish = wish

@@ -1,0 +1,310 @@
+"""The thread that talks to the centre: session, polls, reports; never touches disk or server
+of models.
+
+Decides when to speak and how long to be silent after an error. The centre's silence changes
+nothing here but the time of the next attempt.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from waypost_agent import protocol as p
+from waypost_agent.board import Board, Refusal, Snapshot
+from waypost_agent.centre import Centre, CentreAnswer, CentreProblem, CentreSilent
+from waypost_agent.clock import Clock
+from waypost_agent.config import Timeouts
+from waypost_agent.errors import SERVER_BEHIND, AnswerError, ConfigError
+from waypost_agent.identity import Identity, Membership
+from waypost_agent.protocol import Desired, ModelReport, Session
+from waypost_agent.report_body import report_body
+
+_log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+_INVENTORY_SECONDS = 300.0
+_LONGEST_RETRY_AFTER = 3600.0
+_SHORTEST_PAUSE_SECONDS = 0.1
+_LOCKED_OUT = frozenset({"agent-revoked", "session-counter-stale"})
+
+
+class Link:
+    """One thread's worth of conversation. `uniform(a, b)` gives a random number between."""
+
+    def __init__(
+        self,
+        centre: Centre,
+        identity: Identity,
+        membership: Membership,
+        board: Board,
+        *,
+        http_url: str,
+        inventory: Callable[[], dict[str, Any]],
+        clock: Clock,
+        uniform: Callable[[float, float], float],
+        timeouts: Timeouts,
+    ) -> None:
+        self._centre = centre
+        self._identity = identity
+        self._membership = membership
+        self._board = board
+        self._http_url = http_url
+        self._inventory = inventory
+        self._clock = clock
+        self._uniform = uniform
+        self._timeouts = timeouts
+        self._stopping = False
+        self._session: Session | None = None
+        self._renew_at = 0.0
+        self._seq = 0
+        self._poll_seconds = membership.poll_seconds
+        self._poll_at = 0.0
+        self._report_at = 0.0
+        self._inventory_at = 0.0
+        self._silent_until = 0.0
+        self._failures = 0
+        self._reported_changes = -1
+
+    def stop(self) -> None:
+        """Ask `run` to end. May be called by a signal handler: takes no lock."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Poll and report until asked to stop."""
+        while not self._stopping:
+            until = self._clock.monotonic() + self.step()
+            while not self._stopping and not self._has_cause():
+                left = until - self._clock.monotonic()
+                if left <= 0:
+                    break
+                self._board.wait_until(self._has_cause, min(left, 0.5))
+
+    def step(self) -> float:
+        """Do whatever is due; returns the seconds until something is due again."""
+        now = self._clock.monotonic()
+        if now < self._silent_until:
+            return self._silent_until - now
+        try:
+            self._talk(now)
+        except CentreSilent as error:
+            self._back_off(error.reason, error.retry_after_seconds)
+        except CentreProblem as error:
+            self._back_off(str(error), self._lock_out_seconds(error))
+        except AnswerError as error:
+            self._board.refuse(Refusal(code=error.code, reason=error.reason))
+            self._back_off(f"an answer was refused: {error.reason}", None)
+        except (OSError, ConfigError) as error:
+            # The counter cannot be written (a full disk): without it no session may be asked for.
+            self._back_off(f"the agent's own state: {error}", None)
+        else:
+            self._failures = 0
+        now = self._clock.monotonic()
+        due = max(self._silent_until, min(self._poll_at, self._report_at, self._renew_at))
+        return max(due - now, _SHORTEST_PAUSE_SECONDS)
+
+    def poll_and_report(self) -> None:
+        """One poll and one report now. Raises what went wrong (`CentreSilent` and others)."""
+        self._ensure_session()
+        self._poll()
+        self._report(self._board.snapshot())
+
+    def poll(self) -> None:
+        """One poll now. Raises what went wrong."""
+        self._ensure_session()
+        self._poll()
+
+    def report(self) -> None:
+        """One report now. Raises what went wrong."""
+        self._ensure_session()
+        self._report(self._board.snapshot())
+
+    def _talk(self, now: float) -> None:
+        self._ensure_session()
+        if now >= self._poll_at:
+            self._poll()
+        snapshot = self._board.snapshot()
+        if snapshot.changes != self._reported_changes or now >= self._report_at:
+            self._report(snapshot)
+
+    def _has_cause(self) -> bool:
+        """Whether something on the board is worth a report, or a session, before the time."""
+        if self._clock.monotonic() < self._silent_until:
+            return False
+        if self._session is not None and self._board.is_rejected(self._session.token):
+            return True
+        return self._board.snapshot().changes != self._reported_changes
+
+    def _back_off(self, reason: str, wait_seconds: float | None) -> None:
+        self._failures += 1
+        if wait_seconds is None:
+            longest = min(
+                self._timeouts.link_retry_longest_seconds,
+                self._timeouts.retry_first_seconds * 2 ** min(self._failures - 1, 20),
+            )
+            # Full jitter: after an outage a fleet must not return in step.
+            seconds = self._uniform(0, longest)
+        else:
+            obeyed = min(wait_seconds, _LONGEST_RETRY_AFTER)
+            seconds = obeyed + self._uniform(0, 0.2 * obeyed)
+        seconds = max(seconds, _SHORTEST_PAUSE_SECONDS)
+        self._silent_until = self._clock.monotonic() + seconds
+        _log.warning("%s; serving goes on, again in %.1f s", reason, seconds)
+
+    def _lock_out_seconds(self, error: CentreProblem) -> float | None:
+        locked = error.code in _LOCKED_OUT
+        return self._timeouts.link_retry_longest_seconds if locked else None
+
+    # Session
+
+    def _ensure_session(self) -> Session:
+        now = self._clock.monotonic()
+        session = self._session
+        rejected = session is not None and self._board.is_rejected(session.token)
+        if session is not None and not rejected and now < self._renew_at:
+            return session
+        return self._log_in()
+
+    def _log_in(self) -> Session:
+        agent = self._membership.agent
+        challenge = p.parse_challenge(self._centre.post("challenge", {"agent": agent}).body)
+        counter = self._identity.next_session_counter()
+        answer = self._centre.post(
+            "session",
+            {
+                "agent": agent,
+                "nonce": challenge.nonce,
+                "session_counter": counter,
+                "signature": self._identity.sign_session(agent, challenge.nonce, counter),
+            },
+        )
+        session = p.parse_session(answer.body)
+        if session.session_counter != counter:
+            raise AnswerError(
+                f"the session is for counter {session.session_counter}, asked was {counter}"
+            )
+        self._session, self._seq = session, 0
+        share = self._uniform(0.5, 0.8)
+        self._renew_at = self._clock.monotonic() + share * session.expires_seconds
+        self._inventory_at = 0.0
+        self._board.set_token(session.token)
+        _log.info("session %d with the centre", counter)
+        return session
+
+    def _authorised(self, ask: Callable[[Session], _Result]) -> _Result:
+        """Ask with the session; once more with a new one when the centre no longer knows it."""
+        try:
+            return ask(self._ensure_session())
+        except CentreProblem as error:
+            if error.status != 401:
+                raise
+        self._session = None
+        self._board.set_token(None)
+        return ask(self._log_in())
+
+    # Desired state
+
+    def _poll(self) -> None:
+        held = self._board.desired()
+        headers = {} if held is None else {"If-None-Match": held.etag}
+        answer = self._authorised(
+            lambda session: self._centre.get("desired", token=session.token, headers=headers)
+        )
+        self._schedule_poll(answer)
+        if answer.status == 304:
+            if held is None:
+                raise AnswerError("304 to a question without If-None-Match")
+            self._board.refuse(None)
+            return
+        try:
+            desired = p.parse_desired(answer.body)
+        except AnswerError as error:
+            self._refuse(error)
+            return
+        self._consider(desired, held)
+
+    def _schedule_poll(self, answer: CentreAnswer) -> None:
+        self._poll_seconds = p.parse_poll_seconds(answer.headers.get("Waypost-Poll-Seconds"))
+        jitter = self._uniform(0.8, 1.2)
+        self._poll_at = self._clock.monotonic() + self._poll_seconds * jitter
+
+    def _consider(self, desired: Desired, held: Desired | None) -> None:
+        if desired.site != self._membership.site:
+            self._refuse(
+                AnswerError(
+                    f"the wishes are for the site {desired.site!r}, "
+                    f"this is {self._membership.site!r}"
+                )
+            )
+        elif held is None or desired.pair > held.pair:
+            self._board.offer(desired)
+        elif desired.pair < held.pair:
+            self._refuse(
+                AnswerError(
+                    f"the centre is at generation {desired.pair[1]} of epoch {desired.pair[0]}, "
+                    f"this site holds {held.pair[1]} of {held.pair[0]}; was it restored?",
+                    code=SERVER_BEHIND,
+                )
+            )
+        elif desired.document != held.document:
+            self._refuse(AnswerError("the wishes changed without a new generation"))
+        else:
+            self._board.refuse(None)
+
+    def _refuse(self, error: AnswerError) -> None:
+        """Keep what is held; say why, where a report can carry it."""
+        _log.error("the desired state was refused: %s", error.reason)
+        report = None
+        if error.wish is not None:
+            model, _, generation, deployment, version = error.wish
+            report = ModelReport(
+                model=model,
+                generation=generation,
+                deployment=deployment,
+                target=version,
+                phase=p.FAILED,
+                serving=None,
+                healthy=None,
+                reason_code=error.code,
+                reason=error.reason,
+            )
+        self._board.refuse(Refusal(code=error.code, reason=error.reason, report=report))
+
+    # Reports
+
+    def _report(self, snapshot: Snapshot) -> None:
+        now = self._clock.monotonic()
+        with_inventory = now >= self._inventory_at
+        inventory = self._inventory() if with_inventory else None
+
+        def send(session: Session) -> CentreAnswer:
+            self._seq += 1
+            document = report_body(
+                snapshot,
+                seq=self._seq,
+                sent_at=self._clock.utc_text(),
+                http_url=self._http_url,
+                inventory=inventory,
+            )
+            return self._centre.post("report", document, token=session.token)
+
+        self._report_at = now + self._poll_seconds * self._uniform(0.8, 1.2)
+        try:
+            answer = p.parse_report_answer(self._authorised(send).body)
+        except CentreProblem as error:
+            if error.status in (401, 403):
+                raise
+            # This report will never be taken; the next one may be.
+            _log.error("the centre refused a report: %s", error)
+            self._reported_changes = snapshot.changes
+            if error.code == "generation-unknown":
+                self._poll_at = now
+            return
+        self._reported_changes = snapshot.changes
+        if with_inventory:
+            self._inventory_at = now + _INVENTORY_SECONDS
+        held = self._board.desired()
+        newer = held is None or (answer.epoch, answer.generation) > held.pair
+        if answer.superseded or (newer and answer.generation > 0 and not snapshot.refusal):
+            self._poll_at = now

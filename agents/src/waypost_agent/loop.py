@@ -1,0 +1,312 @@
+"""The reconcile loop: look, decide, do one step, say so; again from the start.
+
+Decides which model's step comes first and how long a failed step rests. What a step is, `decide`
+says; how it is done, `act`. Owns no thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from waypost_agent import decide as d
+from waypost_agent import protocol as p
+from waypost_agent import situation as sit
+from waypost_agent.act import Actor, Parts
+from waypost_agent.board import Board, TritonStatus
+from waypost_agent.errors import STOPPING, WORKING, Paused, Retryable
+from waypost_agent.journal import Held
+from waypost_agent.manifest import Manifest
+from waypost_agent.observe import ServerView, observe_model, observe_server
+from waypost_agent.phases import Plan, Rest, report_of
+from waypost_agent.ports import Checkpoint
+from waypost_agent.protocol import ModelReport, ModelWish
+
+_log = logging.getLogger(__name__)
+
+# What keeps users answered comes before what prepares the next version.
+_URGENCY: dict[type[d.Action], int] = {
+    d.Switch: 0,
+    d.Verify: 0,
+    d.GiveUp: 0,
+    d.Unload: 1,
+    d.UnloadCandidate: 1,
+    d.Retire: 1,
+    d.Prove: 2,
+    d.Fetch: 3,
+    d.Prune: 4,
+}
+_PREPARING = 2
+_GLANCE_SECONDS = 5.0  # how often a long download looks whether something more urgent waits
+_RECHECK_SECONDS = 60.0  # after this a failed replay on a serving version is tried again
+
+_Step = tuple[str, type[d.Action], sit.Target | None]
+
+
+class Loop:
+    """`uniform(a, b)` gives a random number between; `belongs_to` names centre and site."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        board: Board,
+        belongs_to: str,
+        uniform: Callable[[float, float], float],
+        checkpoint: Checkpoint = lambda name: None,
+    ) -> None:
+        self._parts = parts
+        self._board = board
+        self._belongs_to = belongs_to
+        self._uniform = uniform
+        self._stopping = False
+        self._held: Held | None = None
+        self._server: ServerView | None = None
+        self._rests: dict[_Step, Rest] = {}
+        self._reports: dict[str, ModelReport] = {}
+        self._turns: dict[str, int] = {}
+        self._turn = 0
+        self._glanced = 0.0
+        self._actor = Actor(
+            parts,
+            should_pause=self._should_pause,
+            is_stopping=lambda: self._stopping,
+            checkpoint=checkpoint,
+        )
+
+    def prepare(self) -> None:
+        """Read what was kept, so that a start without the centre converges too."""
+        self._parts.store.prepare()
+        self._parts.journal.prepare()
+        self._held = self._parts.journal.load_held(self._belongs_to)
+        if self._held is not None:
+            self._board.offer(self._held.desired)
+
+    def stop(self) -> None:
+        """Ask to end at the next safe point. May be called by a signal handler: takes no lock."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Reconcile until asked to stop."""
+        while not self._stopping:
+            rest_seconds = self._cycle_or_rest()
+            deadline = self._parts.clock.monotonic() + rest_seconds
+            while not self._stopping and not self._has_news():
+                left = deadline - self._parts.clock.monotonic()
+                if left <= 0:
+                    break
+                # In slices, since a signal handler may not take the lock that would wake this.
+                self._board.wait_until(self._has_news, min(left, 0.25))
+
+    def _cycle_or_rest(self) -> float:
+        try:
+            return self.cycle()
+        except OSError as error:
+            # A look at a disk that fails; a step that fails has its own, better words.
+            _log.error("the disk failed while looking: %s", error)
+            return self._parts.timeouts.observe_seconds
+
+    def cycle(self) -> float:
+        """One look and at most one step; returns the seconds until the next look."""
+        self._adopt_news()
+        plans = self.plan()
+        self._show(plans)
+        now = self._parts.clock.monotonic()
+        todo = [plan for plan in plans if self._may_act(plan, now)]
+        if not todo:
+            return self._seconds_to_rest(plans, now)
+        chosen = min(todo, key=lambda plan: self._order(plan))
+        self._turn += 1
+        self._turns[chosen.entry.model] = self._turn
+        self._perform(chosen)
+        return 0.0
+
+    def plan(self) -> list[Plan]:
+        """Look at everything and decide for each model. Changes nothing."""
+        self._server = observe_server(self._parts.triton)
+        self._forget_verdicts(self._server)
+        return [
+            self._plan_one(epoch, entry, spoken, self._server)
+            for epoch, entry, spoken in _wishes(self._held)
+        ]
+
+    def plan_wished(self) -> list[Plan]:
+        """The same with the newest wishes, without keeping them: for a dry run."""
+        offered = self._board.desired()
+        if offered is not None and self._has_news():
+            held = self._held
+            self._held = Held(desired=offered) if held is None else held.followed_by(offered)
+        return self.plan()
+
+    def reports(self) -> tuple[ModelReport, ...]:
+        """The states of the last cycle, by model."""
+        return tuple(self._reports[model] for model in sorted(self._reports))
+
+    def _plan_one(self, epoch: int, entry: ModelWish, spoken: bool, server: ServerView) -> Plan:
+        noted = self._actor.verdicts.get(entry.model)
+        wish = _to_wish(epoch, entry)
+        seen = observe_model(
+            entry.model, server, self._parts.store, None if noted is None else noted[0]
+        )
+        record = self._parts.journal.load(entry.model)
+        action = d.decide(wish, record, seen)
+        return Plan(entry=entry, wish=wish, record=record, seen=seen, action=action, spoken=spoken)
+
+    def _perform(self, plan: Plan) -> None:
+        action, model = plan.action, plan.entry.model
+        _log.info(
+            "%s %s: %s", type(action).__name__, model, action.reason,
+            extra={"fields": {"model": model, "step": type(action).__name__}},
+        )  # fmt: skip
+        manifest: Manifest | None = plan.entry.manifest
+        try:
+            self._actor.perform(action, plan.wish, manifest)
+        except Paused:
+            return
+        except Retryable as error:
+            if error.code == STOPPING:
+                return
+            self._let_rest(action, error)
+            return
+        self._rests.pop(_step(action), None)
+        if isinstance(action, d.Fetch) and model in self._reports:
+            self._reports[model] = replace(self._reports[model], phase=p.STAGED)
+            self._show_reports()
+
+    def _let_rest(self, action: d.Action, error: Retryable) -> None:
+        before = self._rests.get(_step(action))
+        failures = 1 if before is None else before.failures + 1
+        timeouts = self._parts.timeouts
+        longest = min(
+            timeouts.retry_longest_seconds, timeouts.retry_first_seconds * 2 ** min(failures, 16)
+        )
+        seconds = self._uniform(longest / 2, longest)
+        _log.warning("%s: %s; again in %.1f s", action.model, error.reason, seconds)
+        until = self._parts.clock.monotonic() + seconds
+        self._rests[_step(action)] = Rest(failures=failures, until=until, error=error)
+
+    def _resting(self, plan: Plan, now: float) -> Rest | None:
+        rest = self._rests.get(_step(plan.action))
+        return None if rest is None or rest.until <= now else rest
+
+    def _may_act(self, plan: Plan, now: float) -> bool:
+        return type(plan.action) in _URGENCY and self._resting(plan, now) is None
+
+    def _order(self, plan: Plan) -> tuple[int, int]:
+        return (_URGENCY[type(plan.action)], self._turns.get(plan.entry.model, 0))
+
+    def _seconds_to_rest(self, plans: list[Plan], now: float) -> float:
+        timeouts = self._parts.timeouts
+        seconds = timeouts.observe_seconds
+        for plan in plans:
+            if isinstance(plan.action, d.Wait):
+                soon = plan.action.reason_code == WORKING
+                seconds = min(seconds, timeouts.busy_poll_seconds if soon else 1.0)
+            rest = self._resting(plan, now)
+            if rest is not None:
+                seconds = min(seconds, rest.until - now)
+        return max(seconds, 0.01)
+
+    def _should_pause(self) -> bool:
+        """Asked by a download between two pieces: does anything more urgent wait?"""
+        if self._stopping or self._has_news():
+            return True
+        now = self._parts.clock.monotonic()
+        if now - self._glanced < _GLANCE_SECONDS:
+            return False
+        self._glanced = now
+        return any(
+            self._may_act(plan, now) and _URGENCY[type(plan.action)] <= _PREPARING
+            for plan in self.plan()
+        )
+
+    # Wishes
+
+    def _has_news(self) -> bool:
+        offered = self._board.desired()
+        if offered is None:
+            return False
+        return self._held is None or offered.pair > self._held.pair
+
+    def _adopt_news(self) -> None:
+        offered = self._board.desired()
+        if offered is None or not self._has_news():
+            return
+        before = self._held
+        held = Held(desired=offered) if before is None else before.followed_by(offered)
+        try:
+            # Kept before anything follows from it: a start without the centre must know it.
+            self._parts.journal.save_held(held, self._belongs_to)
+        except Retryable as error:
+            _log.error("%s; the wish is followed, a restart may have to ask for it", error.reason)
+        self._held = held
+        changed = {wish.model for wish in offered.models} - _unchanged(before, offered)
+        self._rests = {step: rest for step, rest in self._rests.items() if step[0] not in changed}
+        _log.info("generation %d of epoch %d is wished now", offered.generation, offered.epoch)
+
+    def _forget_verdicts(self, server: ServerView) -> None:
+        """A replay says nothing about a server that went away, nor for ever about a bad one."""
+        now = self._parts.clock.monotonic()
+        for model, (verdict, at) in list(self._actor.verdicts.items()):
+            entry = server.index.get(model, {}).get(verdict.version)
+            gone = entry is None or entry.state != sit.READY
+            if gone or (not verdict.passed and now - at > _RECHECK_SECONDS):
+                del self._actor.verdicts[model]
+
+    # Reports
+
+    def _show(self, plans: list[Plan]) -> None:
+        now = self._parts.clock.monotonic()
+        reports = {
+            plan.entry.model: report_of(
+                plan, self._resting(plan, now), self._reports.get(plan.entry.model)
+            )
+            for plan in plans
+            if plan.spoken
+        }
+        self._reports = reports
+        self._show_reports()
+
+    def _show_reports(self) -> None:
+        server = self._server
+        self._board.show(
+            observed=None if self._held is None else self._held.pair,
+            triton=TritonStatus(
+                live=server is not None and server.live,
+                version=None if server is None else server.version,
+            ),
+            models=self.reports(),
+        )
+
+
+def _step(action: d.Action) -> _Step:
+    """What makes two actions the same step: model, kind and version, not the words about it."""
+    return (action.model, type(action), getattr(action, "target", None))
+
+
+def _wishes(held: Held | None) -> list[tuple[int, ModelWish, bool]]:
+    if held is None:
+        return []
+    spoken = [(held.desired.epoch, entry, True) for entry in held.desired.models]
+    return spoken + [(epoch, entry, False) for epoch, entry in held.absent]
+
+
+def _to_wish(epoch: int, entry: ModelWish) -> sit.Wish:
+    target = None
+    if entry.version is not None and entry.manifest is not None:
+        target = sit.Target(version=entry.version, digest=entry.manifest.digest)
+    return sit.Wish(
+        model=entry.model,
+        epoch=epoch,
+        generation=entry.generation,
+        target=target,
+        previous=entry.previous,
+    )
+
+
+def _unchanged(before: Held | None, now: p.Desired) -> frozenset[str]:
+    if before is None or before.desired.epoch != now.epoch:
+        return frozenset()
+    known = {wish.model: wish.generation for wish in before.desired.models}
+    return frozenset(w.model for w in now.models if known.get(w.model) == w.generation)

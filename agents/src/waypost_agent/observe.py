@@ -1,0 +1,51 @@
+"""Looks at the server and the disk. Changes nothing and decides nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from waypost_agent.errors import Retryable
+from waypost_agent.ports import Index, ModelServer
+from waypost_agent.protocol import CANDIDATE_SUFFIX
+from waypost_agent.situation import Observed, Verdict
+from waypost_agent.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerView:
+    """What the server said; without it, why there is none."""
+
+    live: bool
+    version: str | None
+    index: Index
+    reason: str
+
+
+def observe_server(triton: ModelServer) -> ServerView:
+    """Ask the server who it is and what it has loaded."""
+    try:
+        version = triton.facts().version
+        return ServerView(live=True, version=version, index=triton.index(), reason="")
+    except Retryable as error:
+        return ServerView(live=False, version=None, index={}, reason=error.reason)
+
+
+def observe_model(
+    model: str, server: ServerView, store: Store, verdict: Verdict | None
+) -> Observed:
+    """Everything there is to see of one model."""
+    return Observed(
+        triton_live=server.live,
+        triton_reason=server.reason,
+        states=_states(server.index, model),
+        candidate_states=_states(server.index, model + CANDIDATE_SUFFIX),
+        candidate_on_disk=store.has_candidate(model),
+        installed=store.installed(model),
+        recorded=store.recorded(model),
+        leftovers=store.leftovers(model),
+        verdict=verdict,
+    )
+
+
+def _states(index: Index, name: str) -> dict[str, str]:
+    return {version: entry.state for version, entry in index.get(name, {}).items()}

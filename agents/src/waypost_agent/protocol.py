@@ -1,0 +1,307 @@
+"""What the centre says and what a report looks like, as docs/agent-protocol.md has it.
+
+Every field of every answer is checked here; an answer with a fault is refused whole and nothing
+of it is used. Pure: no network, no clock, no disk.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from waypost_agent.errors import AnswerError, Permanent
+from waypost_agent.manifest import Manifest, is_digest, parse_manifest
+
+VERSION = "1"
+CANDIDATE_SUFFIX = "--candidate"
+MAX_REASON = 500
+MAX_MODELS = 1000
+MAX_POLL_SECONDS = 86_400.0
+
+PENDING = "pending"
+DOWNLOADING = "downloading"
+STAGED = "staged"
+PROVING = "proving"
+ACTIVATING = "activating"
+VERIFYING = "verifying"
+SUCCEEDED = "succeeded"
+FAILED = "failed"
+
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")  # Triton reads it as a signed 64-bit number
+_SITE = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+_TOKEN = re.compile(r"[\x21-\x7e]{1,512}")
+_MAX_COUNT = (1 << 63) - 1
+
+Pair = tuple[int, int]  # (epoch, generation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Enrolment:
+    """Who the agent is, as the centre answered it."""
+
+    agent: str
+    site: str
+    poll_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Challenge:
+    nonce: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """An opaque token; it lives for `expires_seconds` from now."""
+
+    token: str
+    expires_seconds: float
+    session_counter: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelWish:
+    """What the centre wishes for one model; `version` None means: serve nothing."""
+
+    model: str
+    generation: int
+    deployment: int | None
+    version: str | None
+    previous: str | None
+    manifest: Manifest | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Desired:
+    """One whole answer; `document` is the JSON it came from, to be kept on disk."""
+
+    epoch: int
+    generation: int
+    site: str
+    models: tuple[ModelWish, ...]
+    document: Mapping[str, Any]
+
+    @property
+    def pair(self) -> Pair:
+        return (self.epoch, self.generation)
+
+    @property
+    def etag(self) -> str:
+        return f'"{self.epoch}.{self.generation}"'
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportAnswer:
+    epoch: int
+    generation: int
+    poll_seconds: float
+    duplicate: bool
+    superseded: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelReport:
+    """The state of one model; None means unknown, never false."""
+
+    model: str
+    generation: int
+    deployment: int | None
+    target: str | None
+    phase: str
+    serving: str | None
+    healthy: bool | None
+    reason_code: str
+    reason: str
+
+    def document(self) -> dict[str, Any]:
+        return {**vars(self), "reason": self.reason[:MAX_REASON]}
+
+
+def parse_json(body: bytes) -> Any:
+    """The value of a JSON text; refuses duplicate keys, NaN and nesting that exhausts the stack."""
+    try:
+        return json.loads(body, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise AnswerError(f"the answer is not valid JSON: {error}") from error
+
+
+def parse_enrolment(value: object) -> Enrolment:
+    answer = _object(value, "the enrolment answer")
+    return Enrolment(
+        agent=_uuid(answer, "agent"),
+        site=_text(answer, "site", _SITE),
+        poll_seconds=_seconds(answer, "poll_seconds"),
+    )
+
+
+def parse_challenge(value: object) -> Challenge:
+    answer = _object(value, "the challenge")
+    nonce = _text(answer, "nonce", _TOKEN)
+    try:
+        raw = base64.b64decode(nonce, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise AnswerError("nonce must be base64") from error
+    if not raw:
+        raise AnswerError("nonce must not be empty")
+    return Challenge(nonce=nonce)
+
+
+def parse_session(value: object) -> Session:
+    answer = _object(value, "the session")
+    return Session(
+        token=_text(answer, "token", _TOKEN),
+        expires_seconds=_seconds(answer, "expires_seconds"),
+        session_counter=_count(answer, "session_counter"),
+    )
+
+
+def parse_report_answer(value: object) -> ReportAnswer:
+    answer = _object(value, "the answer to the report")
+    superseded = answer.get("superseded")
+    if not isinstance(superseded, list) or not all(isinstance(name, str) for name in superseded):
+        raise AnswerError("superseded must be a list of model names")
+    if not isinstance(answer.get("duplicate"), bool):
+        raise AnswerError("duplicate must be true or false")
+    return ReportAnswer(
+        epoch=_count(answer, "epoch"),
+        generation=_count(answer, "generation"),
+        poll_seconds=_seconds(answer, "poll_seconds"),
+        duplicate=answer["duplicate"],
+        superseded=tuple(superseded),
+    )
+
+
+def parse_poll_seconds(header: str | None) -> float:
+    """The value of `Waypost-Poll-Seconds`. Raises `AnswerError`."""
+    try:
+        seconds = float(header or "")
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds <= MAX_POLL_SECONDS:
+        raise AnswerError(f"Waypost-Poll-Seconds must be a number of seconds, it is {header!r:.40}")
+    return seconds
+
+
+def parse_desired(value: object) -> Desired:
+    """A whole desired state. Raises `AnswerError`, with its `wish` for a bad manifest."""
+    answer = _object(value, "the desired state")
+    epoch, generation = _count(answer, "epoch"), _count(answer, "generation")
+    entries = answer.get("models")
+    if not isinstance(entries, list) or len(entries) > MAX_MODELS:
+        raise AnswerError(f"models must be a list of at most {MAX_MODELS}")
+    models = tuple(_parse_wish(entry, epoch) for entry in entries)
+    names = [wish.model.casefold() for wish in models]
+    if len(set(names)) != len(names):
+        raise AnswerError("models names a model twice (names must differ by more than case)")
+    return Desired(
+        epoch=epoch,
+        generation=generation,
+        site=_text(answer, "site", _SITE),
+        models=models,
+        document=answer,
+    )
+
+
+def _parse_wish(value: object, epoch: int) -> ModelWish:
+    entry = _object(value, "an entry of models")
+    model = _text(entry, "model", _MODEL)
+    if model.casefold().endswith(CANDIDATE_SUFFIX):
+        raise AnswerError(f"the model name {model!r} ends in {CANDIDATE_SUFFIX!r}, which is ours")
+    wished_at = _count(entry, "generation")
+    deployment = None if entry.get("deployment") is None else _count(entry, "deployment")
+    version, previous = _version(entry, "version"), _version(entry, "previous")
+    manifest = None
+    if version is not None:
+        wish = (model, epoch, wished_at, deployment, version)
+        manifest = _parse_manifest(entry, wish)
+    return ModelWish(
+        model=model,
+        generation=wished_at,
+        deployment=deployment,
+        version=version,
+        previous=previous,
+        manifest=manifest,
+    )
+
+
+def _parse_manifest(
+    entry: Mapping[str, Any], wish: tuple[str, int, int, int | None, str | None]
+) -> Manifest:
+    digest = entry.get("manifest_digest")
+    if not isinstance(digest, str) or not is_digest(digest):
+        raise AnswerError(f"manifest_digest of {wish[0]} must be sha256: and 64 hex digits")
+    try:
+        return parse_manifest(entry.get("manifest"), digest)
+    except Permanent as error:
+        raise AnswerError(error.reason, code=error.code, wish=wish) from error
+
+
+def is_model_name(name: str) -> bool:
+    return _MODEL.fullmatch(name) is not None
+
+
+def is_version(name: str) -> bool:
+    """Whether `name` is a version number as Triton takes it: positive, no leading zero."""
+    return _VERSION.fullmatch(name) is not None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return result
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _object(value: object, what: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise AnswerError(f"{what} must be a JSON object")
+    return value
+
+
+def _text(answer: Mapping[str, Any], key: str, pattern: re.Pattern[str]) -> str:
+    value = answer.get(key)
+    if not isinstance(value, str) or pattern.fullmatch(value) is None:
+        raise AnswerError(f"{key} is {value!r:.80}, which is not a valid one")
+    return value
+
+
+def _uuid(answer: Mapping[str, Any], key: str) -> str:
+    value = answer.get(key)
+    try:
+        valid = isinstance(value, str) and str(uuid.UUID(value)) == value.lower()
+    except ValueError:
+        valid = False
+    if not valid:
+        raise AnswerError(f"{key} is {value!r:.80}, which is not a UUID")
+    return str(value)
+
+
+def _count(answer: Mapping[str, Any], key: str) -> int:
+    value = answer.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_COUNT:
+        raise AnswerError(f"{key} is {value!r:.80}, which is not a whole number from 0")
+    return value
+
+
+def _seconds(answer: Mapping[str, Any], key: str) -> float:
+    value = answer.get(key)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise AnswerError(f"{key} is {value!r:.80}, which is not a number of seconds")
+    if not 0 < value <= MAX_POLL_SECONDS:
+        raise AnswerError(f"{key} is {value!r:.80}; it must be over 0 and at most a day")
+    return float(value)
+
+
+def _version(entry: Mapping[str, Any], key: str) -> str | None:
+    value = entry.get(key)
+    return None if value is None else _text(entry, key, _VERSION)

@@ -1,0 +1,311 @@
+"""The decision for one model, as a table: what is wished, recorded and seen, and the next step."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from waypost_agent import decide as d
+from waypost_agent import situation as sit
+
+SOURCE = str(Path(d.__file__).parents[1])
+ONE = sit.Target(version="1", digest="sha256:" + "1" * 64)
+TWO = sit.Target(version="2", digest="sha256:" + "2" * 64)
+OTHER_TWO = sit.Target(version="2", digest="sha256:" + "3" * 64)
+PASSED_ONE = sit.Verdict(version="1", passed=True, reason_code="ok", reason="fine")
+PASSED_TWO = sit.Verdict(version="2", passed=True, reason_code="ok", reason="fine")
+FAILED_ONE = sit.Verdict(version="1", passed=False, reason_code="golden-mismatch", reason="bad")
+
+
+def wish(target: sit.Target | None, generation: int = 5, previous: str | None = None) -> sit.Wish:
+    return sit.Wish(model="m", epoch=1, generation=generation, target=target, previous=previous)
+
+
+def failed(target: sit.Target, generation: int = 5) -> sit.Failure:
+    return sit.Failure(
+        epoch=1, generation=generation, target=target, reason_code="load-failed", reason="it broke"
+    )
+
+
+def attempts(count: int, generation: int = 5) -> sit.Attempts:
+    return sit.Attempts(epoch=1, generation=generation, target=TWO, count=count)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The few things that differ from a quiet server."""
+
+    states: dict[str, str] = field(default_factory=dict)
+    disk: tuple[sit.Target, ...] = ()
+    candidate: dict[str, str] = field(default_factory=dict)
+    candidate_on_disk: bool = False
+    live: bool = True
+    verdict: sit.Verdict | None = None
+    leftovers: frozenset[str] = frozenset()
+    recorded: frozenset[str] | None = None
+
+    def observed(self) -> sit.Observed:
+        return sit.Observed(
+            triton_live=self.live,
+            triton_reason="" if self.live else "nobody answers",
+            states=self.states,
+            candidate_states=self.candidate,
+            candidate_on_disk=self.candidate_on_disk,
+            installed={target.version: target.digest for target in self.disk},
+            recorded=self.recorded
+            if self.recorded is not None
+            else frozenset(target.version for target in self.disk),
+            leftovers=self.leftovers,
+            verdict=self.verdict,
+        )
+
+
+SERVES_ONE = sit.Record(committed=ONE, proven=frozenset({ONE.digest}))
+PROVED_TWO = sit.Record(committed=ONE, proven=frozenset({ONE.digest, TWO.digest}))
+SERVES_TWO = sit.Record(committed=TWO, previous=ONE, proven=frozenset({ONE.digest, TWO.digest}))
+FAILED_TWO = sit.Record(committed=ONE, proven=frozenset({ONE.digest}), failed=failed(TWO))
+READY_ONE = {"1": "READY"}
+READY_TWO = {"2": "READY"}
+
+TABLE = [
+    ("server gone", wish(TWO), SERVES_ONE, Seen(live=False), d.Wait),
+    ("server gone, nothing wished", wish(None), SERVES_ONE, Seen(live=False), d.Wait),
+    ("loading", wish(TWO), PROVED_TWO, Seen({"1": "READY", "2": "LOADING"}, (ONE, TWO)), d.Wait),
+    ("unloading", wish(TWO), SERVES_TWO, Seen({"1": "UNLOADING", "2": "READY"}, (TWO,)), d.Wait),
+    (
+        "candidate loading",
+        wish(TWO),
+        SERVES_ONE,
+        Seen(READY_ONE, (ONE, TWO), candidate={"2": "LOADING"}, candidate_on_disk=True),
+        d.Wait,
+    ),
+    (
+        "candidate hangs, the new one is not on disk",
+        wish(TWO),
+        SERVES_ONE,
+        Seen(READY_ONE, (ONE,), candidate={"3": "LOADING"}, candidate_on_disk=True),
+        d.Wait,
+    ),
+    (
+        "candidate hangs, the server came back to the old wish",
+        wish(ONE, 6),
+        SERVES_ONE,
+        Seen(
+            READY_ONE,
+            (ONE, TWO),
+            candidate={"2": "LOADING"},
+            candidate_on_disk=True,
+            verdict=PASSED_ONE,
+        ),
+        d.Settled,
+    ),
+    (
+        "candidate hangs, the way back is one switch",
+        wish(ONE, 6),
+        SERVES_TWO,
+        Seen(READY_TWO, (ONE, TWO), candidate={"3": "LOADING"}, candidate_on_disk=True),
+        d.Switch,
+    ),
+    (
+        "candidate left loaded",
+        wish(TWO),
+        SERVES_ONE,
+        Seen(READY_ONE, (ONE, TWO), candidate={"2": "READY"}, candidate_on_disk=True),
+        d.UnloadCandidate,
+    ),
+    (
+        "candidate folder left",
+        wish(ONE),
+        SERVES_ONE,
+        Seen(READY_ONE, (ONE,), candidate_on_disk=True, verdict=PASSED_ONE),
+        d.UnloadCandidate,
+    ),
+    ("nothing wished, one serves", wish(None), SERVES_ONE, Seen(READY_ONE, (ONE,)), d.Unload),
+    ("nothing wished, unloaded", wish(None), SERVES_ONE, Seen({}, (ONE,)), d.Retire),
+    ("nothing wished, old files", wish(None), sit.Record(), Seen({}, (ONE,)), d.Prune),
+    (
+        "nothing wished, last one kept",
+        wish(None),
+        sit.Record(previous=ONE),
+        Seen({}, (ONE,)),
+        d.Settled,
+    ),
+    ("not on disk", wish(TWO), SERVES_ONE, Seen(READY_ONE, (ONE,)), d.Fetch),
+    ("first version, nothing there", wish(ONE), sit.Record(), Seen(), d.Fetch),
+    ("on disk, unproven", wish(TWO), SERVES_ONE, Seen(READY_ONE, (ONE, TWO)), d.Prove),
+    ("proven, not serving", wish(TWO), PROVED_TWO, Seen(READY_ONE, (ONE, TWO)), d.Switch),
+    ("both serve", wish(TWO), PROVED_TWO, Seen({**READY_ONE, **READY_TWO}, (ONE, TWO)), d.Switch),
+    ("served, not committed", wish(TWO), PROVED_TWO, Seen(READY_TWO, (ONE, TWO)), d.Verify),
+    ("committed, not yet seen right", wish(TWO), SERVES_TWO, Seen(READY_TWO, (TWO,)), d.Verify),
+    (
+        "as wished",
+        wish(TWO),
+        SERVES_TWO,
+        Seen(READY_TWO, (ONE, TWO), verdict=PASSED_TWO),
+        d.Settled,
+    ),
+    (
+        "unfinished download left",
+        wish(TWO),
+        SERVES_TWO,
+        Seen(READY_TWO, (TWO,), verdict=PASSED_TWO, leftovers=frozenset({"3-abc"})),
+        d.Prune,
+    ),
+    ("failed, old one serves unseen", wish(TWO), FAILED_TWO, Seen(READY_ONE, (ONE, TWO)), d.Verify),
+    ("failed while serving", wish(TWO), FAILED_TWO, Seen(READY_TWO, (ONE, TWO)), d.Switch),
+    ("failed, wished anew", wish(TWO, 6), FAILED_TWO, Seen(READY_ONE, (ONE, TWO)), d.Prove),
+    (
+        "failed and restored",
+        wish(TWO),
+        FAILED_TWO,
+        Seen(READY_ONE, (ONE, TWO), verdict=PASSED_ONE),
+        d.Settled,
+    ),
+    (
+        "first one failed while serving",
+        wish(TWO),
+        sit.Record(failed=failed(TWO)),
+        Seen(READY_TWO, (TWO,)),
+        d.Unload,
+    ),
+    (
+        "first one failed, nothing serves",
+        wish(TWO),
+        sit.Record(failed=failed(TWO)),
+        Seen({}, (TWO,)),
+        d.Settled,
+    ),
+    (
+        "first one failed, someone else's version serves",
+        wish(TWO),
+        sit.Record(failed=failed(TWO)),
+        Seen({"9": "READY"}, (TWO,)),
+        d.Settled,
+    ),
+    ("roll back to the previous one", wish(ONE), SERVES_TWO, Seen(READY_TWO, (ONE, TWO)), d.Switch),
+    ("server came back empty", wish(TWO), SERVES_ONE, Seen({}, (ONE, TWO)), d.Switch),
+    ("server came back empty, not fetched", wish(TWO), SERVES_ONE, Seen({}, (ONE,)), d.Switch),
+    ("files of the serving one damaged", wish(ONE), SERVES_ONE, Seen(READY_ONE, ()), d.Fetch),
+    (
+        "number in use with other bytes",
+        wish(OTHER_TWO),
+        SERVES_TWO,
+        Seen(READY_TWO, (TWO,)),
+        d.GiveUp,
+    ),
+    ("number served by a stranger", wish(TWO), sit.Record(), Seen(READY_TWO), d.GiveUp),
+    (
+        "attempts left",
+        wish(TWO),
+        sit.Record(committed=ONE, attempts=attempts(4)),
+        Seen(READY_ONE, (ONE, TWO)),
+        d.Prove,
+    ),
+    (
+        "no attempts left",
+        wish(TWO),
+        sit.Record(committed=ONE, attempts=attempts(5)),
+        Seen(READY_ONE, (ONE, TWO)),
+        d.GiveUp,
+    ),
+    (
+        "attempts of an older wish",
+        wish(TWO, 6),
+        sit.Record(committed=ONE, attempts=attempts(5)),
+        Seen(READY_ONE, (ONE, TWO)),
+        d.Prove,
+    ),
+    (
+        "a switch cut short by a newer wish, with nothing before it",
+        wish(TWO),
+        sit.Record(proven=frozenset({ONE.digest})),
+        Seen(READY_ONE, (ONE,)),
+        d.Verify,
+    ),
+    (
+        "a switch cut short by a newer wish",
+        wish(ONE, 6),
+        PROVED_TWO,
+        Seen(READY_TWO, (ONE, TWO)),
+        d.Switch,
+    ),
+    (
+        "old versions to remove",
+        wish(TWO),
+        SERVES_TWO,
+        Seen(READY_TWO, (TWO,), verdict=PASSED_TWO, recorded=frozenset({"1", "2", "7"})),
+        d.Prune,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("wished", "record", "seen", "expected"),
+    [case[1:] for case in TABLE],
+    ids=[case[0] for case in TABLE],
+)
+def test_the_next_step_is(
+    wished: sit.Wish, record: sit.Record, seen: Seen, expected: type[d.Action]
+) -> None:
+    action = d.decide(wished, record, seen.observed())
+    assert type(action) is expected
+    assert action.model == "m"
+    assert action.reason
+
+
+def test_a_failed_version_goes_back_to_the_committed_one_and_says_why() -> None:
+    action = d.decide(wish(TWO), FAILED_TWO, Seen(READY_TWO, (ONE, TWO)).observed())
+    assert isinstance(action, d.Switch)
+    assert (action.target, action.restoring) == (ONE, True)
+    assert "it broke" in action.reason
+
+
+def test_a_server_that_came_back_empty_serves_the_committed_version_first() -> None:
+    action = d.decide(wish(TWO), SERVES_ONE, Seen({}, (ONE, TWO)).observed())
+    assert isinstance(action, d.Switch)
+    assert (action.target, action.restoring) == (ONE, True)
+
+
+def test_a_restored_version_that_answers_wrongly_is_a_failed_restore() -> None:
+    seen = Seen(READY_ONE, (ONE, TWO), verdict=FAILED_ONE).observed()
+    action = d.decide(wish(TWO), FAILED_TWO, seen)
+    assert isinstance(action, d.Settled)
+    assert (action.succeeded, action.reason_code) == (False, "restore-failed")
+
+
+def test_a_serving_version_that_answers_wrongly_is_not_a_success() -> None:
+    action = d.decide(wish(ONE), SERVES_ONE, Seen(READY_ONE, (ONE,), verdict=FAILED_ONE).observed())
+    assert isinstance(action, d.Settled)
+    assert (action.succeeded, action.reason_code) == (False, "golden-mismatch")
+
+
+def test_pruning_spares_what_is_wished_committed_previous_or_loaded() -> None:
+    record = sit.Record(committed=TWO, previous=ONE, proven=frozenset({TWO.digest}))
+    seen = Seen(
+        READY_TWO,
+        (TWO,),
+        verdict=PASSED_TWO,
+        recorded=frozenset({"1", "2", "3", "4", "5"}),
+    )
+    action = d.decide(wish(TWO, previous="3"), record, seen.observed())
+    assert isinstance(action, d.Prune)
+    assert action.versions == {"4", "5"}
+
+
+def test_the_decision_needs_the_standard_library_alone() -> None:
+    code = (
+        "import sys, waypost_agent.decide; "
+        "print([m for m in ('numpy', 'grpc', 'urllib3', 'tritonclient', 'random', 'time', 'socket')"
+        " if m in sys.modules and m not in sys.builtin_module_names])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", f"import sys; sys.path.insert(0, {SOURCE!r}); {code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,376 @@
+"""The conversation with the centre over real HTTP, step by step on a clock of the test's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fake_centre import AGENT, SITE, TOKEN, FakeCentre, Handler
+from fake_triton import FakeClock
+from versions import MODEL, make_version
+from waypost_agent.board import Board, TritonStatus
+from waypost_agent.centre import Centre
+from waypost_agent.config import Timeouts
+from waypost_agent.identity import Identity, Membership
+from waypost_agent.link import Link
+from waypost_agent.protocol import Desired, ModelReport
+
+
+class Talk:
+    """A link that joined, its board and its clock; `uniform` gives the highest it may."""
+
+    def __init__(self, centre: FakeCentre, folder: Path) -> None:
+        self.fake = centre
+        self.clock = FakeClock()
+        self.board = Board()
+        self.identity = Identity(folder)
+        self.centre = Centre(
+            centre.url, ca_file=None, connect_timeout_seconds=2.0, read_timeout_seconds=2.0
+        )
+        enrolled = self.centre.post(
+            "enrol",
+            {
+                "token": TOKEN,
+                "public_key": self.identity.public_key(),
+                "agent_version": "0",
+                "hostname": "h",
+            },
+        )
+        assert enrolled.body["agent"] == AGENT
+        self.link = self.new_link()
+
+    def new_link(self) -> Link:
+        return Link(
+            self.centre,
+            self.identity,
+            Membership(
+                centre_url=self.fake.url,
+                agent=AGENT,
+                site=SITE,
+                poll_seconds=10.0,
+                token_sha256="0",
+            ),
+            self.board,
+            http_url="http://127.0.0.1:8000",
+            inventory=lambda: {"hostname": "h"},
+            clock=self.clock,
+            uniform=lambda low, high: high,
+            timeouts=Timeouts(),
+        )
+
+    def step(self) -> float:
+        """One step; then time passes until the next is due."""
+        seconds = self.link.step()
+        self.clock.now += seconds
+        return seconds
+
+    def paths(self) -> list[str]:
+        return [path for _, path, _ in self.fake.requests]
+
+    def held(self) -> Desired:
+        held = self.board.desired()
+        assert held is not None
+        return held
+
+    def show(self, phase: str, generation: int = 1, reason: str = "because") -> None:
+        report = ModelReport(
+            model=MODEL,
+            generation=generation,
+            deployment=1,
+            target="1",
+            phase=phase,
+            serving="1",
+            healthy=True,
+            reason_code="ok",
+            reason=reason,
+        )
+        self.board.show(
+            observed=(1, generation),
+            triton=TritonStatus(live=True, version="2.51.0"),
+            models=(report,),
+        )
+
+
+@pytest.fixture
+def talk(centre: FakeCentre, tmp_path: Path) -> Iterator[Talk]:
+    centre.poll_seconds = 10.0
+    talk = Talk(centre, tmp_path)
+    yield talk
+    talk.centre.close()
+
+
+def answering(*answers: tuple[int, dict[str, Any], dict[str, str]]) -> Any:
+    """Sabotage that gives these answers, the last one for ever."""
+    left = list(answers)
+
+    def answer(handler: Handler) -> bool:
+        status, body, headers = left.pop(0) if len(left) > 1 else left[0]
+        handler.send_json(status, body, headers)
+        return True
+
+    return answer
+
+
+def test_a_first_step_logs_in_polls_and_reports(talk: Talk) -> None:
+    talk.fake.publish(make_version("1"))
+    talk.step()
+    assert talk.paths()[1:] == ["challenge", "session", "desired", "report"]
+    assert talk.held().pair == (1, 1)
+    (report,) = talk.fake.reports
+    assert report["seq"] == 1
+    assert report["inventory"] == {"hostname": "h"}
+    (_, _, headers) = talk.fake.requests[-1]
+    assert headers["Waypost-Protocol"] == "1"
+    assert headers["User-Agent"].startswith("waypost-agent/")
+
+
+def test_an_unchanged_state_costs_a_304(talk: Talk) -> None:
+    talk.fake.publish(make_version("1"))
+    talk.step()
+    held = talk.held()
+    talk.step()
+    (_, _, headers) = [r for r in talk.fake.requests if r[1] == "desired"][-1]
+    assert headers["If-None-Match"] == '"1.1"'
+    assert talk.held() is held
+
+
+def test_the_interval_is_the_centres_with_jitter(talk: Talk) -> None:
+    assert talk.step() == pytest.approx(12.0)  # 10 s and the jitter at its most
+    talk.fake.poll_seconds = 100.0
+    talk.step()
+    assert talk.step() == pytest.approx(120.0)
+
+
+def test_reports_count_up_within_a_session_and_name_the_generation(talk: Talk) -> None:
+    generation = talk.fake.publish(make_version("1"))
+    talk.step()
+    for phase in ("downloading", "proving", "succeeded"):
+        talk.show(phase, generation)
+        talk.link.step()
+    assert [report["seq"] for report in talk.fake.reports] == [1, 2, 3, 4]
+    last = talk.fake.reports[-1]
+    assert (last["epoch"], last["observed_generation"]) == (1, 1)
+    assert last["models"][0]["phase"] == "succeeded"
+    assert "inventory" not in last
+
+
+def test_nothing_new_is_not_reported_before_the_time(talk: Talk) -> None:
+    talk.step()
+    talk.clock.now -= 5.0
+    count = len(talk.fake.reports)
+    talk.link.step()
+    assert len(talk.fake.reports) == count
+
+
+def test_a_session_the_centre_forgot_is_made_anew_and_the_call_repeated(talk: Talk) -> None:
+    talk.step()
+    talk.fake.session = "wps_another"
+    talk.step()
+    assert len(talk.fake.sessions) == 2
+    assert talk.fake.reports[-1]["session"] == talk.fake.sessions[-1]
+    assert talk.fake.reports[-1]["seq"] == 1
+    assert talk.fake.counter == 2
+
+
+def test_a_session_is_renewed_before_its_end(talk: Talk) -> None:
+    talk.step()
+    talk.clock.now += 0.81 * 3600
+    talk.link.step()
+    assert len(talk.fake.sessions) == 2
+
+
+def test_a_download_that_was_refused_makes_a_new_session(talk: Talk) -> None:
+    talk.step()
+    token = talk.board.token()
+    assert token is not None
+    talk.board.reject_token(token)
+    talk.link.step()
+    assert talk.board.token() == talk.fake.sessions[-1] != token
+
+
+def test_a_counter_is_never_used_twice_even_when_the_answer_is_lost(talk: Talk) -> None:
+    talk.fake.sabotage["session"] = answering((500, {}, {}))
+    talk.step()
+    del talk.fake.sabotage["session"]
+    talk.step()
+    assert talk.fake.counter == 2
+
+
+def test_retry_after_is_obeyed(talk: Talk) -> None:
+    talk.fake.sabotage["desired"] = answering((503, {}, {"Retry-After": "40"}))
+    assert talk.link.step() >= 40.0
+    asked = len(talk.fake.requests)
+    talk.clock.now += 39.0
+    talk.link.step()
+    assert len(talk.fake.requests) == asked
+    talk.clock.now += 10.0
+    talk.link.step()
+    assert len(talk.fake.requests) > asked
+
+
+def test_silence_changes_nothing_and_is_asked_less_and_less(talk: Talk) -> None:
+    talk.fake.publish(make_version("1"))
+    talk.step()
+    held = talk.held()
+    talk.fake.close()
+    talk.centre.close()  # an open connection would still be answered
+    pauses = [talk.step() for _ in range(12)]
+    assert pauses == sorted(pauses)
+    assert pauses[0] <= 2.0
+    assert pauses[-1] == pytest.approx(600.0)
+    assert talk.held() is held
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, b"<html>log in to the hotel's network</html>"),
+        (302, b""),
+        (403, b"<html>proxy</html>"),
+        (500, b"{}"),
+        (200, b"[1, 2]"),
+        (200, b'{"epoch": 1, "generation": 99, "site": "edge-1"}'),
+    ],
+    ids=str,
+)
+def test_an_answer_that_is_no_answer_changes_nothing(talk: Talk, status: int, body: bytes) -> None:
+    talk.fake.publish(make_version("1"))
+    talk.step()
+    held = talk.held()
+
+    def answer(handler: Handler) -> bool:
+        handler.send(status, body, {"Location": "http://x/", "Waypost-Poll-Seconds": "10"})
+        return True
+
+    talk.fake.sabotage["desired"] = answer
+    talk.step()
+    talk.step()
+    assert talk.held() is held
+
+
+def test_a_wish_with_a_bad_manifest_is_refused_whole_and_reported_for_its_model(
+    talk: Talk,
+) -> None:
+    first = talk.fake.publish(make_version("1"))
+    talk.step()
+    held = talk.held()
+    talk.show("succeeded", first)
+    second = talk.fake.publish(make_version("2"))
+    talk.fake.wishes[MODEL]["manifest"]["files"][0]["path"] = "../../etc/cron.d/x"
+    talk.step()
+    talk.step()
+    assert talk.held() is held
+    (entry,) = talk.fake.reports[-1]["models"]
+    assert (entry["generation"], entry["phase"], entry["target"]) == (second, "failed", "2")
+    assert entry["reason_code"] == "manifest-invalid"
+    assert (entry["serving"], entry["healthy"]) == ("1", True)
+    talk.fake.publish(make_version("1"))
+    talk.step()
+    talk.step()
+    assert talk.held().generation == 3
+
+
+def test_a_centre_that_went_back_in_time_is_refused_and_told(talk: Talk) -> None:
+    generation = talk.fake.publish(make_version("1"))
+    generation = talk.fake.publish(make_version("2"))
+    talk.step()
+    held = talk.held()
+    talk.show("succeeded", generation)
+    talk.fake.generation = 1
+    talk.fake.wishes.clear()
+    talk.fake.sabotage["report"] = recording = RecordingReports()
+    talk.step()
+    talk.step()
+    assert talk.held() is held
+    (entry,) = recording.bodies[-1]["models"]
+    assert entry["reason_code"] == "server-behind"
+    assert (entry["phase"], entry["serving"]) == ("succeeded", "1")
+    talk.fake.epoch, talk.fake.generation = 2, 1
+    talk.step()
+    assert talk.held().pair == (2, 1)
+
+
+class RecordingReports:
+    """Accepts every report, also of generations that this centre no longer knows."""
+
+    def __init__(self) -> None:
+        self.bodies: list[dict[str, Any]] = []
+
+    def __call__(self, handler: Handler) -> bool:
+        self.bodies.append(json.loads(handler.body))
+        answer = {
+            "epoch": handler.server.centre.epoch,
+            "generation": handler.server.centre.generation,
+            "poll_seconds": 10,
+            "duplicate": False,
+            "superseded": [],
+        }
+        handler.send_json(200, answer)
+        return True
+
+
+def test_wishes_for_another_site_are_refused(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    talk.fake.publish(make_version("1"))
+    monkeypatch.setattr("fake_centre.SITE", "edge-2")
+    talk.step()
+    assert talk.board.desired() is None
+
+
+def test_wishes_that_change_without_a_new_generation_are_refused(talk: Talk) -> None:
+    talk.fake.publish(make_version("1"))
+    talk.step()
+    held = talk.held()
+    document = talk.fake.desired()
+    document["models"] = []
+    talk.fake.sabotage["desired"] = answering((200, document, {"Waypost-Poll-Seconds": "10"}))
+    talk.step()
+    talk.step()
+    assert talk.held() is held
+
+
+def test_a_superseded_report_makes_it_poll_at_once(talk: Talk) -> None:
+    generation = talk.fake.publish(make_version("1"))
+    talk.step()
+    talk.fake.superseded = [MODEL]
+    talk.show("downloading", generation)
+    talk.fake.publish(make_version("2"))
+    talk.clock.now -= 5.0
+    talk.step()
+    talk.link.step()
+    assert talk.held().generation == 2
+
+
+def test_a_report_the_centre_will_not_take_is_not_repeated_for_ever(talk: Talk) -> None:
+    talk.step()
+    problem = {"type": "about:blank", "status": 422, "code": "invalid-request", "detail": "no"}
+    talk.fake.sabotage["report"] = answering((422, problem, {}))
+    talk.show("succeeded")
+    talk.clock.now -= 5.0
+    talk.link.step()
+    count = talk.paths().count("report")
+    talk.link.step()
+    assert talk.paths().count("report") == count
+
+
+@pytest.mark.parametrize(
+    ("where", "status", "code"),
+    [("session", 409, "session-counter-stale"), ("session", 403, "agent-revoked")],
+)
+def test_a_locked_out_agent_keeps_quiet_and_its_site_serving(
+    talk: Talk, where: str, status: int, code: str
+) -> None:
+    problem = {"type": "about:blank", "status": status, "code": code, "detail": "no"}
+    talk.fake.sabotage[where] = answering((status, problem, {}))
+    assert talk.link.step() >= 600.0
+
+
+def test_after_a_restart_the_next_counter_and_a_new_seq_are_used(talk: Talk) -> None:
+    talk.step()
+    talk.link = talk.new_link()
+    talk.step()
+    assert talk.fake.counter == 2
+    assert [report["seq"] for report in talk.fake.reports] == [1, 1]

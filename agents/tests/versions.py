@@ -1,0 +1,135 @@
+"""Small versions for tests: a python-backend model that answers a constant, whole with its files.
+
+A real Triton runs them; the fake one reads the same constants out of the same `model.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+MODEL = "echo"
+
+_SOURCE = """
+import time
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+ANSWER = {answer!r}
+LOAD_SECONDS = {load_seconds!r}
+RAISES = {raises!r}
+WRONG_WHEN_REAL = {wrong_when_real!r}
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        time.sleep(LOAD_SECONDS)
+        if RAISES:
+            raise RuntimeError("this model cannot start")
+        real = not args["model_name"].endswith("--candidate")
+        self.answer = -1.0 if WRONG_WHEN_REAL and real else ANSWER
+
+    def execute(self, requests):
+        value = np.array([self.answer], dtype=np.float32)
+        return [
+            pb_utils.InferenceResponse([pb_utils.Tensor("y", value)]) for _ in requests
+        ]
+"""
+
+_CONFIG = """name: "{model}"
+backend: "python"
+max_batch_size: 0
+input [ {{ name: "x" data_type: TYPE_FP32 dims: [ 1 ] }} ]
+output [ {{ name: "y" data_type: TYPE_FP32 dims: [ 1 ] }} ]
+instance_group [ {{ count: 1 kind: KIND_CPU }} ]
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """The files of a version by path, and what they make of a manifest."""
+
+    number: str
+    files: dict[str, bytes] = field(repr=False)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return {
+            "schema": "waypost.manifest/1",
+            "files": [
+                {"path": path, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+                for path, data in sorted(self.files.items())
+            ],
+        }
+
+    @property
+    def digest(self) -> str:
+        text = json.dumps(self.manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def make_version(
+    number: str,
+    *,
+    model: str = MODEL,
+    answer: float | None = None,
+    golden: float | None = None,
+    load_seconds: float = 0.0,
+    raises: bool = False,
+    wrong_when_real: bool = False,
+    extra: dict[str, bytes] | None = None,
+) -> Version:
+    """Version `number` answers `answer` (its number unless told) and is judged by `golden`.
+
+    `wrong_when_real`: right as a candidate, wrong under the real name.
+    """
+    answer = float(number) if answer is None else answer
+    golden = answer if golden is None else golden
+    source = _SOURCE.format(
+        answer=answer, load_seconds=load_seconds, raises=raises, wrong_when_real=wrong_when_real
+    )
+    files = {
+        "config.pbtxt": _CONFIG.format(model=model).encode(),
+        "golden.json": json.dumps(golden_document(golden)).encode(),
+        "model.py": source.encode(),
+        **(extra or {}),
+    }
+    return Version(number=number, files=files)
+
+
+def golden_document(answer: float) -> dict[str, Any]:
+    tensor = {"datatype": "FP32", "shape": [1]}
+    return {
+        "schema": "waypost.golden/1",
+        "requests": [
+            {
+                "name": "one",
+                "inputs": [{"name": "x", "data": [1.0], **tensor}],
+                "outputs": [
+                    {"name": "y", "data": [answer], "tolerance": {"absolute": 0.001}, **tensor}
+                ],
+            }
+        ],
+    }
+
+
+def wish(
+    version: Version | None,
+    *,
+    generation: int,
+    model: str = MODEL,
+    previous: str | None = None,
+    deployment: int | None = 1,
+) -> dict[str, Any]:
+    """An entry of `models` in a desired state."""
+    return {
+        "model": model,
+        "generation": generation,
+        "deployment": deployment,
+        "version": None if version is None else version.number,
+        "previous": previous,
+        "manifest_digest": None if version is None else version.digest,
+        "manifest": None if version is None else version.manifest,
+    }

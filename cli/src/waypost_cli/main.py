@@ -1,0 +1,89 @@
+"""The command `waypost`: puts the commands together and turns every ending into an exit code."""
+
+import io
+import sys
+from typing import Annotated
+
+import typer
+
+from waypost_cli.errors import CliError, ExitCode, Finished
+from waypost_cli.output import show_error
+from waypost_cli.push_command import push_command
+from waypost_cli.rollout_commands import rollout_app
+from waypost_cli.session import (
+    CaFileOption,
+    GlobalOptions,
+    OutputOption,
+    TokenOption,
+    UrlOption,
+    remember,
+)
+from waypost_cli.site_commands import sites_app
+from waypost_cli.transport import own_version
+
+_INTERRUPTED = 130  # 128 + SIGINT, as a shell has it
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Push model versions and run rollouts, from a CI job or a terminal.",
+    epilog="Exit codes: 0 ok, 1 error, 2 rollout failed or rolled back, 3 timed out,"
+    " 4 waits for a person.",
+    pretty_exceptions_enable=False,  # a traceback with local variables would show the token
+)
+app.command("push")(push_command)
+app.add_typer(rollout_app, name="rollout")
+app.add_typer(sites_app, name="sites")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"waypost {own_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    ctx: typer.Context,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    ca_file: CaFileOption = None,
+    output: OutputOption = None,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version of this."
+        ),
+    ] = False,
+) -> None:
+    remember(ctx, GlobalOptions(url=url, token=token, ca_file=ca_file, output=output))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Runs one command line and returns its exit status."""
+    try:
+        app(args=arguments, prog_name="waypost")
+    except Finished as finished:
+        return finished.exit_code
+    except CliError as error:
+        show_error(error)
+        return ExitCode.ERROR
+    except SystemExit as ended:
+        return _status(ended.code)
+    return ExitCode.OK
+
+
+def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name that the terminal's encoding lacks is shown escaped, never a crash.
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(run())
+
+
+def _status(code: object) -> int:
+    if code is None:
+        return ExitCode.OK
+    if code == _INTERRUPTED:
+        return _INTERRUPTED
+    # Outcomes of rollouts come as `Finished`; any other status is a mistake in the call.
+    return ExitCode.OK if code == 0 else ExitCode.ERROR

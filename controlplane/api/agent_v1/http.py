@@ -1,0 +1,131 @@
+"""How agents speak HTTP: bounded JSON in, JSON or a problem out, a session behind most calls."""
+
+import functools
+from collections.abc import Callable
+from datetime import timedelta
+from http import HTTPStatus
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.utils import timezone
+from django.views.decorators.csrf import csrf_exempt
+
+from controlplane.api import strict_json
+from controlplane.api.errors import problem_response
+from controlplane.domain.errors import (
+    FieldError,
+    InvalidInput,
+    TooLarge,
+    Unauthenticated,
+    WaypostError,
+)
+from controlplane.fleet.identity import Caller, authenticate_agent, touch_lease
+
+MAX_BODY_BYTES = 256 * 1024
+SUPPORTED_PROTOCOL = "1"
+
+AgentView = Callable[..., HttpResponseBase]
+
+
+def agent_call(*methods: str) -> Callable[[AgentView], AgentView]:
+    """A view that anybody may call, as an agent does before it has a session."""
+
+    def decorate(view: AgentView) -> AgentView:
+        @csrf_exempt  # agents carry no cookies
+        @functools.wraps(view)
+        def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+            if request.method not in methods:
+                return _method_not_allowed(request, methods)
+            try:
+                _refuse_other_protocol(request)
+                return view(request, *args, **kwargs)
+            except WaypostError as error:
+                return problem_response(error)
+
+        return wrapped
+
+    return decorate
+
+
+def session_call(*methods: str) -> Callable[[AgentView], AgentView]:
+    """A view behind a session. It gets the `Caller`; the call itself shows that the agent lives."""
+
+    def decorate(view: AgentView) -> AgentView:
+        @agent_call(*methods)
+        @functools.wraps(view)
+        def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+            now = timezone.now()
+            caller = authenticate_agent(secret=_bearer(request), now=now)
+            touch_lease(caller=caller, now=now, at_most_every=lease_interval())
+            return view(request, caller, *args, **kwargs)
+
+        return wrapped
+
+    return decorate
+
+
+def lease_interval() -> timedelta:
+    """A third of the poll interval: a poll and the report that follows it are one write."""
+    return timedelta(seconds=settings.WAYPOST_POLL_SECONDS / 3)
+
+
+def poll_headers(caller: Caller) -> dict[str, str]:
+    """What every answer to a poll carries: the edition of the wishes, and when to ask again."""
+    return {
+        "ETag": f'"{caller.epoch}.{caller.generation}"',
+        "Waypost-Poll-Seconds": f"{settings.WAYPOST_POLL_SECONDS:g}",
+    }
+
+
+def json_body(request: HttpRequest) -> dict[str, Any]:
+    """The body as an object. Raises `TooLarge` (`report-too-large`), `InvalidInput`."""
+    length = request.headers.get("Content-Length", "")
+    if length.isdigit() and int(length) > MAX_BODY_BYTES:
+        raise _too_large()
+    raw = request.read(MAX_BODY_BYTES + 1)
+    if len(raw) > MAX_BODY_BYTES:
+        raise _too_large()
+    try:
+        body = strict_json.loads(raw)
+    except ValueError as error:
+        detail = f"The body is not JSON that can be used: {error}."
+        raise InvalidInput("invalid-request", detail) from error
+    if not isinstance(body, dict):
+        raise InvalidInput("invalid-request", "The body must be a JSON object.")
+    return body
+
+
+def _method_not_allowed(request: HttpRequest, methods: tuple[str, ...]) -> HttpResponse:
+    allowed = ", ".join(methods)
+    error = WaypostError("method-not-allowed", f"{request.path} takes {allowed}.")
+    response = problem_response(error, HTTPStatus.METHOD_NOT_ALLOWED)
+    response["Allow"] = allowed
+    return response
+
+
+def _too_large() -> TooLarge:
+    return TooLarge("report-too-large", f"A body may hold {MAX_BODY_BYTES} bytes.")
+
+
+def _bearer(request: HttpRequest) -> str:
+    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not secret:
+        raise Unauthenticated(
+            "session-invalid", "Send the session token: Authorization: Bearer wps_…"
+        )
+    return secret.strip()
+
+
+def _refuse_other_protocol(request: HttpRequest) -> None:
+    said = request.headers.get("Waypost-Protocol", SUPPORTED_PROTOCOL)
+    if said != SUPPORTED_PROTOCOL:
+        fault = FieldError(
+            field="Waypost-Protocol", message=f"this centre speaks {SUPPORTED_PROTOCOL}"
+        )
+        raise InvalidInput(
+            "protocol-unsupported",
+            f"The agent speaks protocol {said[:20]!r}, this centre speaks {SUPPORTED_PROTOCOL}: "
+            "upgrade the older of the two.",
+            errors=[fault],
+        )

@@ -1,0 +1,179 @@
+"""Sites and the tokens their agents join with."""
+
+from typing import Any
+
+import django_filters
+from django.conf import settings
+from django.utils import timezone
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.generics import GenericAPIView
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from controlplane.accounts.models import Scope
+from controlplane.api.auth import actor_of
+from controlplane.api.v1.fields import VersionNumber
+from controlplane.domain.errors import FieldError, InvalidInput
+from controlplane.domain.health import SiteHealth
+from controlplane.fleet.models import Site
+from controlplane.fleet.queries import find_site, sites
+from controlplane.fleet.services import create_enrolment_token, create_site, update_site
+from controlplane.rollouts.queries import difference, site_statuses
+
+ENVELOPE = (
+    "power_limit_kw",
+    "cooling_limit_kw",
+    "water_limit_l_per_hour",
+    "power_usage_effectiveness",
+    "water_usage_l_per_kwh",
+    "energy_price_per_kwh",
+    "carbon_g_per_kwh",
+    "uplink_mbit_per_s",
+    "downlink_mbit_per_s",
+    "egress_price_per_gb",
+)
+STATED = ("tier", "region", "latitude", "longitude", "labels", *ENVELOPE)
+
+
+class SiteIn(serializers.ModelSerializer[Site]):
+    class Meta:
+        model = Site
+        fields: tuple[str, ...] = ("name", *STATED)
+        # A name in use is a conflict (409), which the service answers, not invalid input.
+        extra_kwargs: dict[str, Any] = {"name": {"validators": []}}
+
+    def to_internal_value(self, data: Any) -> Any:
+        """Unknown keys are refused: a mistyped limit must not be silently no limit."""
+        unknown = sorted(set(data) - set(self.fields)) if isinstance(data, dict) else []
+        if unknown:
+            faults = [
+                FieldError(field=key, message="is not a property of a site") for key in unknown
+            ]
+            raise InvalidInput("site-invalid", "The site cannot be kept as given.", errors=faults)
+        return super().to_internal_value(data)
+
+
+class SitePatch(SiteIn):
+    """The name is for ever, so a change may not hold it."""
+
+    class Meta(SiteIn.Meta):
+        fields = STATED
+
+
+class SiteModelOut(serializers.Serializer[Any]):
+    model = serializers.CharField(source="model.name")
+    desired = VersionNumber(allow_null=True)
+    reported = VersionNumber(source="reported_serving", allow_null=True)
+    phase = serializers.CharField(source="reported_phase")
+    healthy = serializers.BooleanField(source="reported_healthy", allow_null=True)
+    difference = serializers.SerializerMethodField()
+    reason_code = serializers.CharField(source="reported_reason_code")
+    reason = serializers.CharField(source="reported_reason")
+    reported_at = serializers.DateTimeField(allow_null=True)
+
+    def get_difference(self, row: Any) -> str:
+        return difference(row)
+
+
+class SiteOut(serializers.Serializer[Any]):
+    name = serializers.CharField(source="site.name")
+    tier = serializers.CharField(source="site.tier")
+    region = serializers.CharField(source="site.region")
+    latitude = serializers.FloatField(source="site.latitude", allow_null=True)
+    longitude = serializers.FloatField(source="site.longitude", allow_null=True)
+    labels = serializers.DictField(source="site.labels", child=serializers.CharField())
+    envelope = serializers.SerializerMethodField()
+    health = serializers.ChoiceField(
+        source="verdict.health", choices=[health.value for health in SiteHealth]
+    )
+    health_reason = serializers.CharField(source="verdict.reason")
+    last_seen_at = serializers.DateTimeField(allow_null=True)
+    models = SiteModelOut(many=True)
+
+    def get_envelope(self, status: Any) -> dict[str, float | None]:
+        return {name: getattr(status.site, name) for name in ENVELOPE}
+
+
+class EnrolmentTokenOut(serializers.Serializer[Any]):
+    token = serializers.CharField(help_text="shown once")
+    expires_at = serializers.DateTimeField()
+    command = serializers.CharField(help_text="the line to paste at the site")
+
+
+class SiteFilter(django_filters.FilterSet):  # type: ignore[misc]  # the library carries no types
+    health = django_filters.ChoiceFilter(
+        choices=[(health.value, health.value) for health in SiteHealth], method="leave"
+    )
+
+    def leave(self, rows: Any, name: str, value: str) -> Any:
+        """Health is derived from reports and the time; the view filters by it."""
+        return rows
+
+    class Meta:
+        model = Site
+        fields = ("tier", "region")
+
+
+class Sites(GenericAPIView[Site]):
+    queryset = Site.objects.none()
+    filterset_class = SiteFilter
+    write_scope = Scope.FLEET
+
+    @extend_schema(responses=SiteOut(many=True))
+    def get(self, request: Request) -> Response:
+        rows, now = self.filter_queryset(sites()), timezone.now()
+        health = request.query_params.get("health")
+        if health:
+            statuses = [s for s in site_statuses(rows, now=now) if s.verdict.health == health]
+            page = self.paginator.paginate_queryset(statuses, request, view=self)  # type: ignore[union-attr]  # set by the settings
+        else:
+            ids = [site.pk for site in self.paginate_queryset(rows) or ()]
+            page = site_statuses(sites().filter(pk__in=ids), now=now)
+        return self.get_paginated_response(SiteOut(page, many=True).data)
+
+    @extend_schema(request=SiteIn, responses={201: SiteOut})
+    def post(self, request: Request) -> Response:
+        body = SiteIn(data=request.data)
+        body.is_valid(raise_exception=True)
+        now = timezone.now()
+        site = create_site(fields=body.validated_data, actor=actor_of(request), now=now)
+        return Response(_site_document(site.name), status=201)
+
+
+class SiteDetail(APIView):
+    write_scope = Scope.FLEET
+
+    @extend_schema(responses=SiteOut)
+    def get(self, request: Request, name: str) -> Response:
+        return Response(_site_document(name))
+
+    @extend_schema(request=SitePatch, responses=SiteOut)
+    def patch(self, request: Request, name: str) -> Response:
+        site = find_site(name)
+        body = SitePatch(site, data=request.data, partial=True)
+        body.is_valid(raise_exception=True)
+        update_site(
+            site=site, fields=body.validated_data, actor=actor_of(request), now=timezone.now()
+        )
+        return Response(_site_document(name))
+
+
+class EnrolmentTokens(APIView):
+    write_scope = Scope.FLEET
+
+    @extend_schema(request=None, responses={201: EnrolmentTokenOut})
+    def post(self, request: Request, name: str) -> Response:
+        token, secret = create_enrolment_token(
+            site=find_site(name), actor=actor_of(request), now=timezone.now()
+        )
+        command = f"waypost-agent join {settings.PUBLIC_URL} --token {secret}"
+        document = {"token": secret, "expires_at": token.expires_at, "command": command}
+        return Response(EnrolmentTokenOut(document).data, status=201)
+
+
+def _site_document(name: str) -> Any:
+    find_site(name)
+    (status,) = site_statuses(sites().filter(name=name), now=timezone.now())
+    return SiteOut(status).data

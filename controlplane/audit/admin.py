@@ -1,0 +1,28 @@
+"""Back office of the event log. What happened cannot be changed, here or anywhere."""
+
+from django.contrib import admin
+from django.http import HttpRequest
+
+from controlplane.audit.models import Event
+
+
+class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscriptable at run time
+    """Shows rows that only services may write: adding, changing and deleting are not offered."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: object = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:
+        return False
+
+
+@admin.register(Event)
+class EventAdmin(ReadOnly):
+    list_display = ("at", "actor", "action", "object_type", "object_id", "reason")
+    list_filter = ("object_type", "action")
+    search_fields = ("actor", "object_id", "reason", "request_id")
+    date_hierarchy = "at"
+    show_full_result_count = False

@@ -1,0 +1,303 @@
+"""Who an agent is: enrolment, challenge, session (docs/agent-protocol.md, sections 1 and 2).
+
+A key that the agent made itself is the identity; no secret is shared between sites."""
+
+import base64
+import binascii
+import secrets
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from django.db import transaction
+
+from controlplane.accounts.secrets import new_secret, secret_digest
+from controlplane.audit.services import record_event
+from controlplane.domain.errors import (
+    Conflict,
+    FieldError,
+    Forbidden,
+    InvalidInput,
+    Unauthenticated,
+)
+from controlplane.fleet.models import (
+    Agent,
+    AgentSession,
+    Challenge,
+    EnrolmentToken,
+    Lease,
+    Site,
+)
+
+SESSION_PREFIX = "wps"
+SESSION_LIFETIME = timedelta(hours=1)
+CHALLENGE_LIFETIME = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """What a new session's answer holds; `secret` is not stored."""
+
+    secret: str
+    expires_seconds: int
+    counter: int
+
+
+def enrol_agent(
+    *, token: str, public_key: str, hostname: str, agent_version: str, now: datetime
+) -> Agent:
+    """Binds a key to the token's site. The same token with the same key gives the same agent.
+
+    Raises `Unauthenticated`, `InvalidInput`, `Conflict` (`token-bound-to-another-key`).
+    """
+    key = _decode(public_key, field="public_key", length=32)
+    agent, refused = _enrol(
+        token=token, key=key, hostname=hostname, agent_version=agent_version, now=now
+    )
+    if refused:  # raised out here, so that the event of the attempt is committed
+        raise Conflict(
+            "token-bound-to-another-key",
+            "This token was used by another key. If that was not you, revoke the agent; "
+            "else make a new token for the site.",
+        )
+    return agent
+
+
+@transaction.atomic
+def _enrol(
+    *, token: str, key: bytes, hostname: str, agent_version: str, now: datetime
+) -> tuple[Agent, bool]:
+    # Locked without a join: PostgreSQL reads a row it waited for again, but not those joined to it.
+    row = EnrolmentToken.objects.select_for_update().filter(digest=secret_digest(token)).first()
+    if row is None or (row.agent is None and (row.used_at or row.expires_at <= now)):
+        raise Unauthenticated(
+            "enrolment-token-invalid", "The enrolment token is unknown, used or expired."
+        )
+    site = row.site
+    if row.agent is not None:
+        same = bytes(row.agent.public_key) == key
+        if not same:
+            record_event(
+                now=now,
+                actor=f"agent:{site.name}",
+                action="agent.enrolment_refused",
+                object_type="site",
+                object_id=site.name,
+                reason="a used enrolment token was presented with another key",
+                data={"hostname": hostname},
+            )
+        return row.agent, not same
+    # Two tokens of one site may be used at once: the second then revokes the agent of the first.
+    Site.objects.select_for_update(no_key=True).get(pk=site.pk)
+    for old in site.agents.filter(revoked_at=None):
+        _revoke(old, reason="a new agent enrolled", actor=f"agent:{site.name}", now=now)
+    agent = Agent.objects.create(
+        site=site, public_key=key, enrolled_at=now, hostname=hostname, agent_version=agent_version
+    )
+    Lease.objects.create(agent=agent, last_seen_at=now)
+    row.used_at, row.agent = now, agent
+    row.save(update_fields=["used_at", "agent"])
+    record_event(
+        now=now,
+        actor=f"agent:{site.name}",
+        action="agent.enrolled",
+        object_type="site",
+        object_id=site.name,
+        data={"agent": str(agent.pk), "hostname": hostname},
+    )
+    return agent, False
+
+
+@transaction.atomic
+def revoke_agent(*, agent: Agent, reason: str, actor: str, now: datetime) -> None:
+    """Ends the agent's session at once. What its site serves is not touched."""
+    _revoke(agent, reason=reason, actor=actor, now=now)
+
+
+def _revoke(agent: Agent, *, reason: str, actor: str, now: datetime) -> None:
+    # The agent's row first, as when a session opens: the other order could deadlock with it.
+    revoked = Agent.objects.filter(pk=agent.pk, revoked_at=None).update(revoked_at=now)
+    AgentSession.objects.filter(agent=agent).delete()
+    if revoked:
+        record_event(
+            now=now,
+            actor=actor,
+            action="agent.revoked",
+            object_type="site",
+            object_id=agent.site.name,
+            reason=reason,
+            data={"agent": str(agent.pk)},
+        )
+
+
+@transaction.atomic
+def issue_challenge(*, agent_id: str, now: datetime) -> str:
+    """A nonce for this agent to sign. Old ones are swept on the way."""
+    agent = _agent(agent_id)
+    Challenge.objects.filter(expires_at__lte=now).delete()
+    nonce = base64.b64encode(secrets.token_bytes(32)).decode()
+    Challenge.objects.create(nonce=nonce, agent=agent, expires_at=now + CHALLENGE_LIFETIME)
+    return nonce
+
+
+def open_session(
+    *, agent_id: str, nonce: str, session_counter: int, signature: str, now: datetime
+) -> Session:
+    """Opens the agent's one session and ends the one before it.
+
+    Raises `Unauthenticated` (`nonce-invalid`, `signature-invalid`), `Forbidden`, `Conflict`
+    (`session-counter-stale`).
+    """
+    agent = _agent(agent_id)
+    # The nonce is spent first and for good, whatever the rest of the request holds.
+    spent, _ = Challenge.objects.filter(nonce=nonce, agent=agent, expires_at__gt=now).delete()
+    if not spent:
+        raise Unauthenticated("nonce-invalid", "The nonce is unknown, used or expired.")
+    _verify(agent, nonce=nonce, counter=session_counter, signature=signature)
+    session = _open(agent, counter=session_counter, now=now)
+    if session is None:
+        raise Conflict(
+            "session-counter-stale",
+            f"Session counter {session_counter} was used before: this disk may be a copy, or was "
+            "restored from an older one. Join again with a new token.",
+        )
+    return session
+
+
+@transaction.atomic
+def _open(agent: Agent, *, counter: int, now: datetime) -> Session | None:
+    rose = Agent.objects.filter(pk=agent.pk, revoked_at=None, session_counter__lt=counter).update(
+        session_counter=counter, report_seq=0
+    )
+    if not rose:
+        record_event(
+            now=now,
+            actor=f"agent:{agent.site.name}",
+            action="agent.counter_stale",
+            object_type="site",
+            object_id=agent.site.name,
+            reason="a session counter did not rise: two agents may hold the same key",
+            data={"counter": counter, "accepted": agent.session_counter},
+        )
+        return None
+    secret = new_secret(SESSION_PREFIX)
+    AgentSession.objects.update_or_create(
+        agent=agent,
+        defaults={"digest": secret_digest(secret), "expires_at": now + SESSION_LIFETIME},
+    )
+    lifetime = int(SESSION_LIFETIME.total_seconds())
+    return Session(secret=secret, expires_seconds=lifetime, counter=counter)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """An authenticated agent with all that its hot path needs, from one row read."""
+
+    agent_id: uuid.UUID
+    site_id: int
+    site_name: str
+    epoch: int
+    generation: int
+    last_seen_at: datetime | None
+    session_counter: int
+
+
+def authenticate_agent(*, secret: str, now: datetime) -> Caller:
+    """Raises `Unauthenticated` (`session-invalid`) for a token that opens nothing any more."""
+    row = (
+        AgentSession.objects.filter(
+            digest=secret_digest(secret), expires_at__gt=now, agent__revoked_at=None
+        )
+        .values_list(
+            "agent_id",
+            "agent__site_id",
+            "agent__site__name",
+            "agent__site__generation__epoch",
+            "agent__site__generation__generation",
+            "agent__lease__last_seen_at",
+            "agent__session_counter",
+        )
+        .first()
+    )
+    if row is None:
+        raise Unauthenticated("session-invalid", "The session is unknown, ended or expired.")
+    agent_id, site_id, site_name, epoch, generation, last_seen_at, session_counter = row
+    return Caller(
+        agent_id=agent_id,
+        site_id=site_id,
+        site_name=site_name,
+        epoch=epoch,
+        generation=generation,
+        last_seen_at=last_seen_at,
+        session_counter=session_counter,
+    )
+
+
+def touch_lease(*, caller: Caller, now: datetime, at_most_every: timedelta) -> None:
+    """Notes that the agent lives; seldom enough that polls stay reads."""
+    if caller.last_seen_at is None or now - caller.last_seen_at >= at_most_every:
+        Lease.objects.filter(agent_id=caller.agent_id).update(last_seen_at=now)
+
+
+def accept_report(
+    *,
+    caller: Caller,
+    seq: int,
+    agent_version: str,
+    observed_generation: int,
+    sent_at: datetime | None,
+    now: datetime,
+) -> bool:
+    """Whether a report is newer than all before it; if so, notes who sent it and how far the
+    agent's clock is from ours (seconds, positive: ahead).
+
+    One conditional UPDATE: of two copies racing each other exactly one is accepted, and one of a
+    session that has ended meanwhile cannot spoil the order of the next.
+    """
+    rows = Agent.objects.filter(
+        pk=caller.agent_id, session_counter=caller.session_counter, report_seq__lt=seq
+    )
+    updated = rows.update(
+        report_seq=seq,
+        agent_version=agent_version,
+        observed_generation=observed_generation,
+        clock_skew_seconds=(sent_at - now).total_seconds() if sent_at else None,
+    )
+    return bool(updated)
+
+
+def _agent(agent_id: str) -> Agent:
+    try:
+        key = uuid.UUID(agent_id)
+    except ValueError as error:
+        fault = FieldError(field="agent", message="must be the UUID from enrolment")
+        raise InvalidInput("invalid-request", "The agent is not named.", errors=[fault]) from error
+    agent = Agent.objects.select_related("site").filter(pk=key).first()
+    if agent is None:
+        raise Unauthenticated("agent-unknown", "No such agent; join the site with a new token.")
+    if agent.revoked_at:
+        raise Forbidden("agent-revoked", "This agent was revoked; join the site with a new token.")
+    return agent
+
+
+def _verify(agent: Agent, *, nonce: str, counter: int, signature: str) -> None:
+    message = "\n".join(["waypost-session-v1", str(agent.pk), nonce, str(counter)]).encode()
+    try:
+        Ed25519PublicKey.from_public_bytes(bytes(agent.public_key)).verify(
+            _decode(signature, field="signature", length=64), message
+        )
+    except InvalidSignature as error:
+        raise Unauthenticated("signature-invalid", "The signature does not match.") from error
+
+
+def _decode(text: str, *, field: str, length: int) -> bytes:
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raw = b""
+    if len(raw) != length:
+        fault = FieldError(field=field, message=f"must be {length} bytes in base64")
+        raise InvalidInput("invalid-request", f"The {field} is malformed.", errors=[fault])
+    return raw

@@ -1,0 +1,283 @@
+"""One simulated agent: looks, asks the agent's own `decide`, carries out one step, says so.
+
+Follows the agent's `loop.py`. Its memory goes with a crash, its disk stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING
+
+from waypost_agent import decide as d
+from waypost_agent import situation as sit
+
+from controlplane.ops.simulation.clock import Clock
+from controlplane.ops.simulation.judge import Judge
+from controlplane.ops.simulation.link import Link
+from controlplane.ops.simulation.options import Options
+from controlplane.ops.simulation.rows import Said
+from controlplane.ops.simulation.steps import Paused, Refused, Retry, Steps, perform
+from controlplane.ops.simulation.triton import CANDIDATE_SUFFIX, Triton
+from controlplane.ops.simulation.versions import Catalogue
+from controlplane.ops.simulation.voice import speak
+
+if TYPE_CHECKING:
+    from controlplane.ops.simulation.network import Network
+
+AgentDecide = Callable[[sit.Wish, sit.Record, sit.Observed], d.Action]
+
+_URGENCY: dict[type[d.Action], int] = {
+    d.Switch: 0,
+    d.Verify: 0,
+    d.GiveUp: 0,
+    d.Unload: 1,
+    d.UnloadCandidate: 1,
+    d.Retire: 1,
+    d.Prove: 2,
+    d.Fetch: 3,
+    d.Prune: 4,
+}
+_LOOK_SECONDS = 5.0
+_RECHECK_SECONDS = 60.0
+_LONGEST_REST_SECONDS = 60.0
+_LONGEST_START_SECONDS = 300.0
+
+
+class Agent(Link):
+    """The whole agent of a site, beside its server."""
+
+    def __init__(
+        self,
+        *,
+        site: int,
+        options: Options,
+        clock: Clock,
+        rng: Random,
+        catalogue: Catalogue,
+        judge: Judge,
+        network: Network,
+        decide: AgentDecide = d.decide,
+    ) -> None:
+        super().__init__(site=site, options=options, clock=clock, rng=rng, network=network)
+        self.judge = judge
+        self.catalogue = catalogue
+        self.decide = decide
+        self.triton = Triton(
+            site=site,
+            clock=clock,
+            rng=rng,
+            catalogue=catalogue,
+            judge=judge,
+            changed=self._server_changed,
+            died=self.triton_crashes,
+        )
+        self.up_since = 0.0
+
+    def forget(self) -> None:
+        super().forget()
+        self.verdicts: dict[str, tuple[sit.Verdict, float]] = {}
+        self._said: dict[str, Said] = {}
+        self._rests: dict[tuple[str, type[d.Action], sit.Target | None], tuple[int, float]] = {}
+        self._step: Steps | None = None
+        self._plan: tuple[d.Action, sit.Wish] | None = None
+        self._turns: dict[str, int] = {}
+        self._wake_at = float("inf")
+
+    # Life and death
+
+    def start(self, first_contact_seconds: float) -> None:
+        life = self.disk.sessions
+        self.clock.after(first_contact_seconds, self.contact, life)
+        self.wake(0.0)
+
+    def crash(self) -> None:
+        """Memory is gone, also the step under way; some minutes later it is there again."""
+        if not self.up:
+            return
+        self.clock.note("site {}: the agent dies", self.site)
+        self.judge.faults["agent crashes"] += 1
+        self.up = False
+        self.disk.sessions += 1
+        self.forget()
+        self.clock.after(self.rng.uniform(1.0, _LONGEST_START_SECONDS), self._come_back)
+
+    def _come_back(self) -> None:
+        self.up, self.up_since = True, self.clock.now
+        self._offered = self.disk.held
+        self.start(self.rng.uniform(0.0, 5.0))
+
+    def triton_crashes(self) -> None:
+        if not self.triton.live:
+            return
+        self.clock.note("site {}: Triton dies", self.site)
+        self.judge.faults["Triton crashes"] += 1
+        self.triton.crash()
+        self.clock.after(self.rng.uniform(1.0, 120.0), self._triton_returns)
+        self.wake(_LOOK_SECONDS)
+
+    def _triton_returns(self) -> None:
+        """Empty, or with what the configuration on disk names."""
+        named = {}
+        if self.rng.random() < 0.5:
+            for model, disk in self.disk.models.items():
+                if disk.named is not None and disk.named in disk.installed:
+                    named[model] = disk.named
+        self.clock.note("site {}: Triton is back with {}", self.site, named)
+        self.triton.come_back(named)
+        self.judge.server_is_back(self)
+
+    def _server_changed(self) -> None:
+        self.wake(self.rng.uniform(0.0, _LOOK_SECONDS))
+
+    # The loop
+
+    def wake(self, seconds: float) -> None:
+        """Looks again no later than that, unless a step is under way."""
+        at = self.clock.now + seconds
+        if at < self._wake_at:
+            self._wake_at = at
+            self.clock.after(seconds, self._look, self.disk.sessions, at)
+
+    def _look(self, life: int, at: float) -> None:
+        if life != self.disk.sessions or at != self._wake_at:
+            return
+        self._wake_at = float("inf")
+        if self.up and self._step is None:
+            self._cycle()
+
+    def note(self, model: str, version: str, *, passed: bool) -> None:
+        code = "ok" if passed else "golden-mismatch"
+        verdict = sit.Verdict(version=version, passed=passed, reason_code=code, reason=code)
+        self.verdicts[model] = (verdict, self.clock.now)
+
+    def _adopt_news(self) -> None:
+        if not self.has_news():
+            return
+        before = {wish.model: wish for wish in (self.disk.held.wishes if self.disk.held else ())}
+        self.disk.held = self._offered
+        assert self.disk.held is not None  # there was news
+        self.judge.holds(self.site, self.disk.held.generation)
+        changed = {wish.model for wish in self.disk.held.wishes if before.get(wish.model) != wish}
+        self._rests = {step: rest for step, rest in self._rests.items() if step[0] not in changed}
+
+    def _cycle(self) -> None:
+        """One look and at most one step."""
+        self._adopt_news()
+        if self.disk.held is None:
+            return
+        self._forget_verdicts()
+        now, soonest = self.clock.now, float("inf")
+        chosen: tuple[tuple[int, int], d.Action, sit.Wish] | None = None
+        for wish in self.disk.held.wishes:
+            record, seen = self.disk.record(wish.model), self._observe(wish.model)
+            action = self.decide(wish, record, seen)
+            rest_until = self._rests.get(_step(action), (0, 0.0))[1]
+            is_resting = rest_until > now
+            self._said[wish.model] = speak(
+                wish,
+                record,
+                seen,
+                action,
+                is_resting=is_resting,
+                before=self._said.get(wish.model),
+            )
+            urgency = _URGENCY.get(type(action))
+            if is_resting:
+                soonest = min(soonest, rest_until - now)
+            elif urgency is not None:
+                order = (urgency, self._turns.get(wish.model, 0))
+                if chosen is None or order < chosen[0]:
+                    chosen = (order, action, wish)
+        self.show(self._states())
+        if chosen is not None:
+            self._turns[chosen[2].model] = self.clock.events
+            self._begin(chosen[1], chosen[2])
+            return
+        if any(not verdict.passed for verdict, _ in self.verdicts.values()):
+            soonest = min(soonest, _RECHECK_SECONDS + 1)
+        if soonest < float("inf"):
+            self.wake(soonest)
+
+    def _observe(self, model: str) -> sit.Observed:
+        disk, noted = self.disk.of(model), self.verdicts.get(model)
+        live = self.triton.live
+        return sit.Observed(
+            triton_live=live,
+            triton_reason="" if live else "Triton does not answer",
+            states=self.triton.states(model) if live else {},
+            candidate_states=self.triton.states(model + CANDIDATE_SUFFIX) if live else {},
+            candidate_on_disk=disk.has_candidate,
+            installed=disk.installed,
+            recorded=frozenset(disk.recorded),
+            leftovers=frozenset(disk.leftovers),
+            verdict=None if noted is None else noted[0],
+        )
+
+    def _forget_verdicts(self) -> None:
+        for model, (verdict, at) in list(self.verdicts.items()):
+            gone = self.triton.ready.get(model) != verdict.version
+            if gone or (not verdict.passed and self.clock.now - at > _RECHECK_SECONDS):
+                del self.verdicts[model]
+
+    def _states(self) -> tuple[Said, ...]:
+        held = self.disk.held
+        return tuple(self._said[wish.model] for wish in held.wishes) if held else ()
+
+    # Steps
+
+    def _begin(self, action: d.Action, wish: sit.Wish) -> None:
+        self.clock.note("site {}: {} {}", self.site, type(action).__name__, action.reason)
+        self._plan = (action, wish)
+        try:
+            self._step = perform(self, action, wish)
+        except Retry:
+            self._rest(action)
+        else:
+            self._resume(self.disk.sessions)
+
+    def _resume(self, life: int) -> None:
+        """The step goes on to its next change, unless its agent died meanwhile."""
+        if life != self.disk.sessions or self._step is None or self._plan is None:
+            return
+        action, _ = self._plan
+        try:
+            seconds = next(self._step)
+        except StopIteration:
+            self._rests.pop(_step(action), None)
+            self._end_step(staged=isinstance(action, d.Fetch))
+        except Paused:
+            self._end_step()
+        except (Retry, Refused):
+            self._rest(action)
+            self._end_step()
+        else:
+            if self.network.strikes(self.options.step_crash_share):
+                self.crash()
+            else:
+                self.clock.after(seconds, self._resume, life)
+
+    def _end_step(self, *, staged: bool = False) -> None:
+        self._step = None
+        if staged and self._plan is not None:
+            model = self._plan[1].model
+            before = self._said.get(model)
+            if before is not None:
+                self._said[model] = Said(
+                    model=model,
+                    generation=before.generation,
+                    phase="staged",
+                    serving=before.serving,
+                    healthy=before.healthy,
+                )
+                self.show(self._states())
+        self.wake(0.01)
+
+    def _rest(self, action: d.Action) -> None:
+        failures = self._rests.get(_step(action), (0, 0.0))[0] + 1
+        longest = min(_LONGEST_REST_SECONDS, 2.0 ** min(failures, 16))
+        until = self.clock.now + self.rng.uniform(longest / 2, longest)
+        self._rests[_step(action)] = (failures, until)
+
+
+def _step(action: d.Action) -> tuple[str, type[d.Action], sit.Target | None]:
+    return (action.model, type(action), getattr(action, "target", None))

@@ -1,0 +1,91 @@
+"""The centre's process: ticks, rings, requests; it may be down, skip ticks or die before a commit.
+
+What it commits, the judge sees."""
+
+from random import Random
+
+from controlplane.domain.rollout import FINAL_ROLLOUT
+from controlplane.ops.simulation.centre import Centre
+from controlplane.ops.simulation.clock import Clock
+from controlplane.ops.simulation.judge import Judge
+from controlplane.ops.simulation.options import Options
+from controlplane.ops.simulation.rows import Answer, Report, Rollout
+from controlplane.ops.simulation.turns import steps_not_committed
+
+_RING_SECONDS = 0.5
+
+
+class Engine:
+    """`idle_until`: until then nothing turns, though requests are answered."""
+
+    def __init__(
+        self, *, options: Options, clock: Clock, rng: Random, centre: Centre, judge: Judge
+    ) -> None:
+        self.idle_until = 0.0
+        self.calm = False
+        self.turns = 0
+        self._options = options
+        self._clock = clock
+        self._rng = rng
+        self._centre = centre
+        self._judge = judge
+        self._rung: set[int] = set()
+
+    def start(self) -> None:
+        self._clock.after(self._options.tick_seconds, self._tick)
+
+    def active(self) -> list[Rollout]:
+        return [r for r in self._centre.rollouts if is_open(r)]
+
+    def _tick(self) -> None:
+        self._clock.after(self._options.tick_seconds, self._tick)
+        for rollout in self.active():
+            self.turn(rollout)
+
+    def ring(self, rollout: Rollout) -> None:
+        """A turn soon; several rings make one."""
+        if rollout.id not in self._rung:
+            self._rung.add(rollout.id)
+            self._clock.after(_RING_SECONDS, self._ringing, rollout)
+
+    def _ringing(self, rollout: Rollout) -> None:
+        self._rung.discard(rollout.id)
+        self.turn(rollout)
+
+    def turn(self, rollout: Rollout) -> None:
+        """As far as the rollout can go now, in one transaction."""
+        now = self._clock.now
+        if now < self.idle_until or not is_open(rollout):
+            return
+        self.turns += 1
+        if not self.calm and self._rng.random() < self._options.turn_crash_share:
+            self._judge.faults["turns cut before the commit"] += 1
+            steps_not_committed(self._centre, rollout, now)
+            return
+        self._clock.events += self._centre.steps(rollout, now)
+        self.commit()
+
+    def commit(self) -> None:
+        notes, self._centre.notes = self._centre.notes, []
+        for note in notes:
+            self._judge.committed(note)
+
+    # Requests
+
+    def ask(self, site: int, held: int) -> Answer | None:
+        self._centre.seen(site, self._clock.now)
+        return self._centre.answer(site, held)
+
+    def take(self, report: Report) -> None:
+        now = self._clock.now
+        self._centre.seen(report.site, now)
+        check = self._judge.before_report(report)
+        moved = self._centre.report(report, now)
+        self._judge.after_report(report, check)
+        self.commit()
+        for rollout in moved:
+            self.ring(rollout)
+
+
+def is_open(rollout: Rollout) -> bool:
+    return rollout.state not in FINAL_ROLLOUT

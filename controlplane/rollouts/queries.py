@@ -1,0 +1,300 @@
+"""Every read of rollouts and of what sites should and do serve."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db.models import (
+    Case,
+    Count,
+    F,
+    IntegerField,
+    OuterRef,
+    Q,
+    QuerySet,
+    Subquery,
+    When,
+    Window,
+)
+from django.db.models import Value as Constant
+from django.db.models.functions import RowNumber
+
+from controlplane.catalog.models import Version, VersionFile
+from controlplane.domain.errors import NotFound
+from controlplane.domain.health import HealthVerdict, SiteFacts, site_health
+from controlplane.domain.rollout import (
+    ACTIVE_DEPLOYMENT,
+    ACTIVE_ROLLOUT,
+    FINAL_ROLLOUT,
+    DeploymentState,
+)
+from controlplane.fleet.models import Server, Site
+from controlplane.fleet.queries import sites
+from controlplane.rollouts.models import (
+    Deployment,
+    DeploymentKind,
+    EngineBeat,
+    Rollout,
+    SiteModel,
+)
+from controlplane.rollouts.snapshots import fresh_within
+
+ACTIVE_STATES = sorted(state.value for state in ACTIVE_ROLLOUT)
+FINAL_STATES = sorted(state.value for state in FINAL_ROLLOUT)
+
+
+def rollouts() -> QuerySet[Rollout]:
+    return Rollout.objects.select_related("model", "version").prefetch_related("stages")
+
+
+def find_rollout(rollout_id: int) -> Rollout:
+    rollout = rollouts().filter(pk=rollout_id).first()
+    if rollout is None:
+        raise NotFound("rollout-unknown", f"There is no rollout {rollout_id}.")
+    return rollout
+
+
+def deployments_of(rollout: Rollout) -> QuerySet[Deployment]:
+    """Deployments in the order of stages and sites; pages that show failures first sort again."""
+    return (
+        Deployment.objects.filter(rollout=rollout)
+        .select_related("site", "from_version", "to_version")
+        .order_by("stage__index", "site__name", "kind")
+    )
+
+
+DeploymentCounts = dict[tuple[int, str], dict[DeploymentState, int]]
+
+
+def deployment_counts(rollout_ids: Iterable[int]) -> DeploymentCounts:
+    """How many deployments are in which state, by (stage id, kind); one query for any number."""
+    counts: DeploymentCounts = defaultdict(dict)
+    rows = (
+        Deployment.objects.filter(rollout__in=list(rollout_ids))
+        .order_by()
+        .values_list("stage_id", "kind", "state")
+        .annotate(count=Count("pk"))
+    )
+    for stage_id, kind, state, count in rows:
+        counts[stage_id, kind][DeploymentState(state)] = count
+    return counts
+
+
+def forward_deployments(rollout: Rollout) -> QuerySet[Deployment]:
+    """One row per site, those in trouble first, each with `back_state` and `back_reason` of its
+    way back (None: not sent back)."""
+    back = Deployment.objects.filter(
+        rollout=OuterRef("rollout"), site=OuterRef("site"), kind=DeploymentKind.ROLLBACK
+    )
+    active = sorted(ACTIVE_DEPLOYMENT)
+    trouble = Q(state=DeploymentState.FAILED) | Q(back_state=DeploymentState.ROLLBACK_FAILED)
+    return (
+        Deployment.objects.filter(rollout=rollout, kind=DeploymentKind.FORWARD)
+        .select_related("site", "from_version", "to_version")
+        .annotate(
+            back_state=Subquery(back.values("state")[:1]),
+            back_reason=Subquery(back.values("reason")[:1]),
+        )
+        .annotate(
+            urgency=Case(
+                When(trouble, then=Constant(0)),
+                When(Q(state__in=active) | Q(back_state__in=active), then=Constant(1)),
+                When(state=DeploymentState.PENDING, then=Constant(2)),
+                default=Constant(3),
+                output_field=IntegerField(),
+            )
+        )
+        .order_by("stage__index", "urgency", "site__name")
+    )
+
+
+def first_deployments(rollout: Rollout, *, per_stage: int) -> list[Deployment]:
+    """The first rows of each stage of `forward_deployments`, from one query."""
+    rank = Window(RowNumber(), partition_by=F("stage"), order_by=["urgency", "site__name"])
+    return list(forward_deployments(rollout).annotate(rank=rank).filter(rank__lte=per_stage))
+
+
+def deployments_at(site_id: int, *, limit: int) -> QuerySet[Deployment]:
+    """The latest deployments of a site, unfinished ones first."""
+    unfinished = Case(
+        When(state__in=sorted(ACTIVE_DEPLOYMENT), then=Constant(0)), default=Constant(1)
+    )
+    return (
+        Deployment.objects.filter(site_id=site_id)
+        .select_related("model", "from_version", "to_version")
+        .order_by(unfinished, "-pk")[:limit]
+    )
+
+
+def sites_with(version: Version) -> QuerySet[SiteModel]:
+    """Where a version is wished for or reported as served."""
+    return (
+        SiteModel.objects.filter(model=version.model_id)
+        .filter(Q(desired=version) | Q(reported_serving=version.number))
+        .select_related("site", "model", "desired")
+        .order_by("site__name")
+    )
+
+
+def wishes_of(site_id: int) -> QuerySet[SiteModel]:
+    return (
+        SiteModel.objects.filter(site_id=site_id)
+        .select_related("model", "desired", "previous")
+        .order_by("model__name")
+    )
+
+
+def desired_document(
+    *, site_id: int, site_name: str, epoch: int, generation: int
+) -> dict[str, object]:
+    """The desired state of a site as an agent gets it (docs/agent-protocol.md, section 3).
+
+    `generation` must have been read before this: a wish newer than the generation it travels
+    under is only fetched once more, one older would be missed.
+    """
+    rows = list(wishes_of(site_id))
+    numbers = {
+        (d.model_id, d.generation): d.pk
+        for d in Deployment.objects.filter(
+            site_id=site_id, generation__in=[row.generation for row in rows]
+        ).only("pk", "model_id", "generation")
+    }
+    return {
+        "epoch": epoch,
+        "generation": generation,
+        "site": site_name,
+        "models": [
+            _wish_document(row, numbers.get((row.model_id, row.generation))) for row in rows
+        ],
+    }
+
+
+def _wish_document(row: SiteModel, deployment: int | None) -> dict[str, object]:
+    return {
+        "model": row.model.name,
+        "generation": row.generation,
+        "deployment": deployment,
+        "version": str(row.desired.number) if row.desired else None,
+        "previous": str(row.previous.number) if row.previous else None,
+        "manifest_digest": row.desired.manifest_digest if row.desired else None,
+        "manifest": row.desired.manifest if row.desired else None,
+    }
+
+
+def site_may_read(*, site_id: int, sha256: str) -> int | None:
+    """Size of a blob in bytes if a version wished for at the site contains it, else None."""
+    wished = SiteModel.objects.filter(site_id=site_id)
+    return (
+        VersionFile.objects.filter(sha256=sha256)
+        .filter(Q(version__in=wished.values("desired")) | Q(version__in=wished.values("previous")))
+        .values_list("size_bytes", flat=True)
+        .first()
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteStatus:
+    """A site with its health and its models, for lists and pages."""
+
+    site: Site
+    verdict: HealthVerdict
+    last_seen_at: datetime | None
+    models: tuple[SiteModel, ...]
+
+
+def site_statuses(rows: QuerySet[Site] | None = None, *, now: datetime) -> list[SiteStatus]:
+    """Sites with health: three queries, however many sites."""
+    page = list(rows if rows is not None else sites())
+    ids = [site.pk for site in page]
+    models: dict[int, list[SiteModel]] = {pk: [] for pk in ids}
+    for row in (
+        SiteModel.objects.filter(site_id__in=ids)
+        .select_related("model", "desired", "previous")
+        .defer("desired__manifest", "previous__manifest")
+        .order_by("model__name")
+    ):
+        models[row.site_id].append(row)
+    live = {
+        row["site_id"]: row["live"] == row["known"] if row["known"] else None
+        for row in Server.objects.filter(site_id__in=ids)
+        .order_by()
+        .values("site_id")
+        .annotate(
+            live=Count("pk", filter=Q(triton_live=True)),
+            known=Count("pk", filter=Q(triton_live__isnull=False)),
+        )
+    }
+    return [
+        SiteStatus(
+            site=site,
+            verdict=_verdict(site, models[site.pk], live.get(site.pk), now),
+            last_seen_at=site.last_seen_at,  # type: ignore[attr-defined]  # annotated by the query
+            models=tuple(models[site.pk]),
+        )
+        for site in page
+    ]
+
+
+def _verdict(
+    site: Site, models: list[SiteModel], triton_live: bool | None, now: datetime
+) -> HealthVerdict:
+    facts = SiteFacts(
+        joined=site.agent_id is not None,  # type: ignore[attr-defined]  # annotated by the query
+        last_seen_at=site.last_seen_at,  # type: ignore[attr-defined]  # annotated by the query
+        triton_live=triton_live,
+        models_wrong=sum(difference(row) in ("failed", "behind", "ahead") for row in models),
+        models_moving=sum(difference(row) == "moving" for row in models),
+    )
+    return site_health(facts, now, fresh_within())
+
+
+def difference(row: SiteModel) -> str:
+    """Desired against reported in one word: equal, moving, behind, ahead, failed, unknown."""
+    if row.reported_at is None:
+        return "unknown"
+    if row.reported_phase == "failed":
+        return "failed"
+    if row.reported_phase != "succeeded":
+        return "moving"
+    wanted = row.desired.number if row.desired else None
+    if row.reported_serving == wanted and (wanted is None or row.reported_healthy):
+        return "equal"
+    return "behind" if (row.reported_serving or 0) <= (wanted or 0) else "ahead"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineStatus:
+    """Whether the engine was seen lately; `reason` says what is missing."""
+
+    alive: bool
+    reason: str
+    tick_at: datetime | None
+    worker_at: datetime | None
+
+
+def engine_status(*, now: datetime) -> EngineStatus:
+    """Alive means: a tick ran and a worker lived within `WAYPOST_ENGINE_STALE_SECONDS`."""
+    beats = dict(EngineBeat.objects.values_list("name", "at"))
+    limit = timedelta(seconds=settings.WAYPOST_ENGINE_STALE_SECONDS)
+    missing = [
+        f"no {name} {_since(beats.get(name), now)}"
+        for name in ("worker", "tick")
+        if beats.get(name) is None or now - beats[name] > limit
+    ]
+    return EngineStatus(
+        alive=not missing,
+        reason="; ".join(missing) or "ticking",
+        tick_at=beats.get("tick"),
+        worker_at=beats.get("worker"),
+    )
+
+
+def _since(at: datetime | None, now: datetime) -> str:
+    return "was ever seen" if at is None else f"for {(now - at).total_seconds():.0f} s"
+
+
+def running_rollouts() -> QuerySet[Rollout]:
+    """Those not final, the longest waiting first."""
+    return rollouts().filter(state__in=ACTIVE_STATES).order_by(F("waiting_since").asc())

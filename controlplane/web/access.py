@@ -1,0 +1,67 @@
+"""Who may see and do what in the console, and the sentence for those who may not."""
+
+from collections.abc import Callable
+from functools import wraps
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from django.contrib.auth.views import redirect_to_login
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import resolve_url
+
+from controlplane.domain.errors import NotFound
+from controlplane.web.live import wants_fragment
+
+STEER = "rollouts.change_rollout"
+START = "rollouts.add_rollout"
+ADD_SITE = "fleet.add_site"
+ENROL = "fleet.add_enrolmenttoken"
+
+View = Callable[..., HttpResponse]
+
+
+def actor_of(request: HttpRequest) -> str:
+    """How the event log names the person."""
+    return f"user:{request.user.get_username()}"
+
+
+def refusal(request: HttpRequest, permission: str) -> str:
+    """Why this person may not, in a sentence; empty if they may."""
+    user = request.user
+    if user.is_active and (getattr(user, "is_staff", False) or user.has_perm(permission)):
+        return ""
+    return f"Your account has no right to do this ({permission}). Ask an administrator for it."
+
+
+def require(request: HttpRequest, permission: str) -> None:
+    if why := refusal(request, permission):
+        raise PermissionDenied(why)
+
+
+def console_page(view: View) -> View:
+    """For people who are logged in; an unknown object is a 404 with its sentence."""
+
+    @wraps(view)
+    def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if not request.user.is_authenticated:
+            return _send_to_login(request)
+        try:
+            return view(request, *args, **kwargs)
+        except NotFound as error:
+            raise Http404(error.detail) from error
+
+    return guarded
+
+
+def _send_to_login(request: HttpRequest) -> HttpResponse:
+    """Of a panel the page is sent: a redirect would be followed by the script, which would put the
+    login form into the panel."""
+    if not wants_fragment(request):
+        return redirect_to_login(request.get_full_path())
+    shown = urlsplit(request.headers.get("HX-Current-URL", ""))
+    back = urlencode({"next": shown.path or request.path})
+    response = HttpResponse(status=HTTPStatus.UNAUTHORIZED)
+    response["HX-Redirect"] = f"{resolve_url('login')}?{back}"
+    return response

@@ -1,0 +1,92 @@
+"""How a state looks: always a word and a glyph beside the colour, the same on every page."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from controlplane.catalog.models import VersionState
+from controlplane.domain.health import SiteHealth
+from controlplane.domain.rollout import DeploymentState, RolloutState, StageState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """`tone` is one of good, bad, warn, busy, idle; `icon` names a glyph of icons.svg."""
+
+    word: str
+    tone: str
+    icon: str
+
+
+def _look(tone: str, icon: str, word: str = "") -> Look:
+    return Look(word=word, tone=tone, icon=icon)
+
+
+R, S, D, H = RolloutState, StageState, DeploymentState, SiteHealth
+
+_ROLLOUT: Mapping[str, Look] = {
+    R.PLANNED: _look("idle", "clock"),
+    R.RUNNING: _look("busy", "play"),
+    R.PAUSED: _look("warn", "pause"),
+    R.CANCELLING: _look("warn", "stop", "aborting"),
+    R.CANCELLED: _look("idle", "stop", "aborted"),
+    R.ROLLING_BACK: _look("warn", "undo"),
+    R.ROLLED_BACK: _look("warn", "undo"),
+    R.ROLLBACK_INCOMPLETE: _look("bad", "cross"),
+    R.SUCCEEDED: _look("good", "check"),
+}
+_STAGE: Mapping[str, Look] = {
+    S.PENDING: _look("idle", "clock", "waiting"),
+    S.RUNNING: _look("busy", "play"),
+    S.SOAKING: _look("busy", "drop"),
+    S.PASSED: _look("good", "check"),
+    S.FAILED: _look("bad", "cross"),
+    S.SKIPPED: _look("idle", "dash"),
+    S.CANCELLED: _look("idle", "stop"),
+}
+_DEPLOYMENT: Mapping[str, Look] = {
+    D.PENDING: _look("idle", "clock", "waiting"),
+    D.OFFERED: _look("busy", "play"),
+    D.STAGING: _look("busy", "play", "downloading"),
+    D.STAGED: _look("busy", "play", "on disk"),
+    D.PROVING: _look("busy", "play"),
+    D.ACTIVATING: _look("busy", "play", "switching"),
+    D.VERIFYING: _look("busy", "play"),
+    D.SUCCEEDED: _look("good", "check", "verified"),
+    D.FAILED: _look("bad", "cross"),
+    D.CANCELLED: _look("idle", "stop"),
+    D.ROLLED_BACK: _look("good", "undo", "returned"),
+    D.ROLLBACK_FAILED: _look("bad", "cross", "could not return"),
+}
+_HEALTH: Mapping[str, Look] = {
+    H.HEALTHY: _look("good", "check"),
+    H.UPDATING: _look("busy", "play"),
+    H.DEGRADED: _look("bad", "cross"),
+    H.STALE: _look("warn", "alert"),
+    H.NEW: _look("idle", "plus", "not joined"),
+}
+_DIFFERENCE: Mapping[str, Look] = {
+    "equal": _look("good", "check"),
+    "moving": _look("busy", "play"),
+    "behind": _look("warn", "alert"),
+    "ahead": _look("warn", "alert"),
+    "failed": _look("bad", "cross"),
+    "unknown": _look("idle", "dash"),
+}
+_VERSION: Mapping[str, Look] = {
+    VersionState.UPLOADING: _look("busy", "play"),
+    VersionState.REGISTERED: _look("good", "check"),
+}
+KINDS: Mapping[str, Mapping[str, Look]] = {
+    "rollout": _ROLLOUT,
+    "stage": _STAGE,
+    "deployment": _DEPLOYMENT,
+    "health": _HEALTH,
+    "difference": _DIFFERENCE,
+    "version": _VERSION,
+}
+
+
+def look_of(kind: str, state: str) -> Look:
+    """The look of a state, with its word. Raises `KeyError` for one that does not exist."""
+    look = KINDS[kind][state]
+    return Look(word=look.word or state.replace("_", " "), tone=look.tone, icon=look.icon)

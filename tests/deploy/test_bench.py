@@ -1,0 +1,140 @@
+"""The benchmark runs, refuses wrong answers, and writes what it says it writes."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.load import Caller, Load, WrongAnswer, percentile, split
+from benchmarks.processes import tree_cpu_seconds
+from tests.deploy.compose_file import ROOT
+
+BENCH = [sys.executable, "-m", "benchmarks"]
+SHORT = ["--rounds=1", "--seconds=0.3", "--agents=9"]
+
+
+@pytest.mark.stack
+def test_a_short_run_on_sqlite_writes_figures_of_every_case(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*BENCH, "--only=agent_protocol", "--database=sqlite", f"--results={tmp_path}", *SHORT],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads((tmp_path / "agent_protocol.json").read_text())
+    assert document["benchmark"] == "agent_protocol"
+    result = document["databases"]["sqlite"]
+    assert set(result["peers"]) == set(result["cases"])
+    for name, case in result["cases"].items():
+        assert name in done.stdout
+        assert case["requests"]["min"] > 0
+        assert 0 < case["p50_ms"]["median"] <= case["p99_ms"]["median"]
+        assert case["requests_per_second"]["min"] <= case["requests_per_second"]["max"]
+        assert ("against_peer" in case) == (result["peers"][name] is not None)
+    assert result["cases"]["poll 304"]["against_peer"]["requests_per_second"] > 0
+
+
+def test_a_named_postgresql_that_does_not_answer_stops_the_run(tmp_path: Path) -> None:
+    with socket.socket() as taken:  # bound, not listening: a connection is refused
+        taken.bind(("127.0.0.1", 0))
+        url = f"postgres://nobody@127.0.0.1:{taken.getsockname()[1]}/"
+        done = subprocess.run(
+            [*BENCH, "--database=postgresql", f"--results={tmp_path}"],
+            cwd=ROOT,
+            env={**os.environ, "WAYPOST_BENCH_DATABASE_URL": url},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "WAYPOST_BENCH_DATABASE_URL names a PostgreSQL" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def _answering(answer: bytes) -> int:
+    """A port where one connection is answered with `answer` to whatever it asks."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with listener, listener.accept()[0] as connection:
+            while connection.recv(65536):
+                connection.sendall(answer)
+
+    threading.Thread(target=serve, daemon=True).start()
+    port: int = listener.getsockname()[1]
+    return port
+
+
+def _caller() -> Caller:
+    return Caller(etag=b'"1.1"', head=b"GET / HTTP/1.1\r\n", body="}", epoch=1, generation=1, seq=0)
+
+
+def _answer(status: str, body: dict[str, Any]) -> bytes:
+    text = json.dumps(body).encode()
+    return b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status.encode(), len(text), text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        ("poll", b'HTTP/1.1 304 Not Modified\r\nETag: "1.2"\r\n\r\n'),
+        ("poll", b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"),
+        ("report", _answer("200 OK", {"epoch": 1, "generation": 1, "duplicate": True})),
+        ("report", _answer("200 OK", {"epoch": 1, "generation": 2, "duplicate": False})),
+        ("report", _answer("500 Oops", {})),
+    ],
+)
+def test_one_wrong_answer_makes_the_run_void(kind: str, answer: bytes) -> None:
+    load = Load(_answering(answer), [_caller()], 1, kind)
+    try:
+        with pytest.raises(WrongAnswer):
+            load.run(5.0)
+    finally:
+        load.close()
+
+
+def test_right_answers_are_counted_and_every_question_is_answered() -> None:
+    right = b'HTTP/1.1 304 Not Modified\r\nETag: "1.1"\r\n\r\n'
+    load = Load(_answering(right), [_caller()], 1, "poll")
+    try:
+        wall_seconds = load.run(0.05)
+    finally:
+        load.close()
+    assert load.latencies
+    assert sum(load.latencies) <= wall_seconds
+
+
+def test_an_answer_is_whole_only_with_its_last_byte() -> None:
+    whole = _answer("200 OK", {"epoch": 1})
+    assert [split(whole[:length]) for length in range(len(whole))] == [None] * len(whole)
+    answer = split(whole)
+    assert answer is not None
+    assert (answer[0], json.loads(answer[2])) == (200, {"epoch": 1})
+
+
+def test_percentiles_are_values_that_were_seen() -> None:
+    assert percentile([1.0, 2.0, 3.0, 4.0], 0.5) == 3.0
+    assert percentile([1.0], 0.99) == 1.0
+
+
+def test_the_cpu_of_a_process_holds_that_of_its_children() -> None:
+    """A shell whose child burns CPU: in the tree while it runs and after it was waited for."""
+    burn = f"{sys.executable} -c 'for n in range(4_000_000): pass'; echo done; read line"
+    with subprocess.Popen(
+        ["sh", "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as shell:
+        assert shell.stdout is not None
+        assert shell.stdout.readline() == "done\n"
+        spent = tree_cpu_seconds(shell.pid)
+        shell.communicate("\n", timeout=10)
+    assert spent >= 0.02

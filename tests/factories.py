@@ -1,0 +1,200 @@
+"""Makes what a test needs, through the services that make it in earnest. Time is an argument.
+
+`make_site`, `make_joined_site`, `make_version`, `make_rollout` (in a state of your choice),
+`make_token`."""
+
+import base64
+import hashlib
+import io
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from controlplane.accounts.models import Scope, User
+from controlplane.accounts.services import create_api_token
+from controlplane.catalog.models import Version
+from controlplane.catalog.services import create_version, finalise_version, store_blob
+from controlplane.domain.manifest import SCHEMA
+from controlplane.domain.rollout import FINAL_ROLLOUT, RolloutState
+from controlplane.domain.selection import StageSpec
+from controlplane.fleet.identity import enrol_agent
+from controlplane.fleet.models import Site
+from controlplane.fleet.services import create_enrolment_token, create_site
+from controlplane.rollouts.models import Rollout
+from controlplane.rollouts.services import (
+    abort_rollout,
+    advance_rollout,
+    pause_rollout,
+    roll_back_rollout,
+    start_rollout,
+)
+from tests.fake_agent import FakeAgent
+
+ACTOR = "user:tests"
+ALL_AT_ONCE = (StageSpec(name="all", soak_seconds=0),)
+_names = itertools.count(1)
+
+
+def make_site(
+    name: str = "",
+    *,
+    tier: str = "edge",
+    region: str = "eu-west",
+    labels: Mapping[str, str] | None = None,
+    now: datetime,
+    **envelope: float,
+) -> Site:
+    fields = {
+        "name": name or f"site-{next(_names)}",
+        "tier": tier,
+        "region": region,
+        "labels": dict(labels or {}),
+        **envelope,
+    }
+    return create_site(fields=fields, actor=ACTOR, now=now)
+
+
+def make_joined_site(
+    name: str = "", *, tier: str = "edge", labels: Mapping[str, str] | None = None, now: datetime
+) -> FakeAgent:
+    """A site with an agent that has joined; `.site` is the site."""
+    site = make_site(name, tier=tier, labels=labels, now=now)
+    return join(site, now=now)
+
+
+def join(site: Site, *, now: datetime) -> FakeAgent:
+    key = Ed25519PrivateKey.generate()
+    _, secret = create_enrolment_token(site=site, actor=ACTOR, now=now)
+    agent = enrol_agent(
+        token=secret,
+        public_key=base64.b64encode(key.public_key().public_bytes_raw()).decode(),
+        hostname=f"{site.name}-1",
+        agent_version="0.1.0",
+        now=now,
+    )
+    return FakeAgent(site=site, agent_id=agent.pk, key=key)
+
+
+def version_files(label: str) -> dict[str, bytes]:
+    """Paths and bytes of a version; other labels, other bytes."""
+    return {
+        "config.pbtxt": f'name: "m"\nbackend: "python"\n# {label}\n'.encode(),
+        "golden.json": json.dumps({"label": label}).encode(),
+        "model.py": f"print({label!r})\n".encode(),
+    }
+
+
+def manifest_of(files: Mapping[str, bytes]) -> dict[str, object]:
+    entries = [
+        {"path": path, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for path, data in sorted(files.items())
+    ]
+    return {"schema": SCHEMA, "files": entries}
+
+
+def make_version(
+    model: str = "vad", number: int | None = None, *, registered: bool = True, now: datetime
+) -> Version:
+    """A version with its bytes in the artifact store."""
+    files = version_files(f"{model} {next(_names)}")
+    version, _ = create_version(
+        model_name=model, number=number, manifest=manifest_of(files), actor=ACTOR, now=now
+    )
+    if not registered:
+        return version
+    for data in files.values():
+        digest = hashlib.sha256(data).hexdigest()
+        store_blob(version=version, sha256=digest, stream=io.BytesIO(data), now=now)
+    return finalise_version(version=version, actor=ACTOR, now=now)
+
+
+def make_rollout(
+    state: RolloutState = RolloutState.PLANNED,
+    *,
+    version: Version | None = None,
+    agents: Sequence[FakeAgent] = (),
+    stages: Sequence[StageSpec] = ALL_AT_ONCE,
+    note: str = "",
+    now: datetime,
+) -> Rollout:
+    """A rollout that went the real way to `state`; without `agents` it makes one joined site.
+
+    An active state is reached with the first stage offered and no agent having answered it.
+    """
+    version = version or make_version(now=now)
+    agents = list(agents) or [make_joined_site(now=now)]
+    rollout = start_rollout(
+        model_name=version.model.name,
+        version_number=version.number,
+        stages=stages,
+        note=note,
+        actor=ACTOR,
+        now=now,
+    )
+    if state is not RolloutState.PLANNED:
+        _lead_to(state, rollout, agents, now)
+    rollout.refresh_from_db()
+    assert rollout.state == state
+    return rollout
+
+
+def _lead_to(
+    state: RolloutState, rollout: Rollout, agents: Sequence[FakeAgent], now: datetime
+) -> None:
+    pk, model, target = rollout.pk, rollout.model.name, rollout.version.number
+    by: dict[str, Any] = {"reason": "the test wants it", "actor": ACTOR, "now": now}
+    advance_rollout(rollout_id=pk, now=now)
+    if state is RolloutState.PAUSED:
+        pause_rollout(rollout_id=pk, **by)
+    elif state in (RolloutState.CANCELLING, RolloutState.CANCELLED):
+        if state is RolloutState.CANCELLING:
+            agents[0].report(model, "activating", now=now)
+        abort_rollout(rollout_id=pk, **by)
+    elif state is RolloutState.ROLLING_BACK:
+        roll_back_rollout(rollout_id=pk, **by)
+    if state in (RolloutState.ROLLED_BACK, RolloutState.ROLLBACK_INCOMPLETE):
+        agents[0].broken.add((model, target))
+    if state is RolloutState.ROLLBACK_INCOMPLETE:
+        agents[0].broken.add((model, agents[0].serving.get(model)))
+    if state in FINAL_ROLLOUT:
+        settle(rollout, agents, now=now)
+
+
+def settle(
+    rollout: Rollout,
+    agents: Sequence[FakeAgent],
+    *,
+    now: datetime,
+    step: timedelta = timedelta(seconds=5),
+    turns: int = 60,
+) -> datetime:
+    """Lets agents obey and the engine turn until the rollout is final; the time it is then."""
+    for _ in range(turns):
+        advance_rollout(rollout_id=rollout.pk, now=now)
+        rollout.refresh_from_db()
+        if rollout.state in FINAL_ROLLOUT:
+            return now
+        for agent in agents:
+            agent.obey(now=now)
+        now += step
+    raise AssertionError(f"rollout {rollout.pk} is {rollout.state} still: {rollout.reason}")
+
+
+def make_token(
+    *scopes: str, now: datetime, name: str = "ci", lifetime: timedelta = timedelta(days=1)
+) -> str:
+    """The secret of an API token with these scopes (none: read)."""
+    user, _ = User.objects.get_or_create(username=f"owner-of-{name}")
+    _, secret = create_api_token(
+        user=user,
+        name=name,
+        scopes=scopes or (Scope.READ,),
+        lifetime=lifetime,
+        actor=ACTOR,
+        now=now,
+    )
+    return secret

@@ -1,0 +1,140 @@
+"""Runs the test suites, each in the environment it belongs to, and sums them up.
+
+    python -m tests.suites [services]
+
+The last line is `N passed, N failed, N skipped` over all of them; the exit status is 0 only if
+nothing failed and every suite ran some test."""
+
+import os
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "test-results"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """One call of pytest. `python` is an interpreter inside the checkout."""
+
+    name: str
+    python: str
+    paths: tuple[str, ...]
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Count:
+    """What a suite came to. Errors in fixtures and collection count as failed."""
+
+    passed: int
+    failed: int
+    skipped: int
+
+
+CONTROL_PLANE, AGENT = ".venv/bin/python", ".venv-agent/bin/python"
+SUITES = {
+    "all": (
+        Suite(
+            name="control-plane",
+            python=CONTROL_PLANE,
+            paths=(
+                "tests/arch",
+                "tests/unit",
+                "tests/simulation",
+                "tests/services",
+                "tests/api",
+                "tests/deploy",
+            ),
+        ),
+        Suite(name="console", python=CONTROL_PLANE, paths=("tests/web",)),
+        Suite(
+            name="cli",
+            python=CONTROL_PLANE,
+            paths=("cli/tests",),
+            options=("-c", "cli/pyproject.toml"),
+        ),
+        Suite(
+            name="agent",
+            python=AGENT,
+            paths=("agents/tests",),
+            options=("-c", "agents/pyproject.toml"),
+        ),
+        # Needs the agent's gRPC client; the conftest above it needs Django.
+        Suite(
+            name="triton",
+            python=AGENT,
+            paths=("tests/triton",),
+            options=("-c", "agents/pyproject.toml", "--confcutdir", "tests/triton"),
+        ),
+        Suite(name="stack", python=CONTROL_PLANE, paths=("tests/stack",)),
+    ),
+    "services": (
+        Suite(
+            name="services",
+            python=CONTROL_PLANE,
+            paths=("tests/services", "tests/api"),
+        ),
+    ),
+}
+DEFAULT_SERVICES = {
+    "WAYPOST_TEST_DATABASE_URL": "postgres://postgres@127.0.0.1:5432/waypost",
+    "WAYPOST_TEST_BROKER_URL": "redis://127.0.0.1:6379/9",
+}
+
+
+def main(arguments: list[str]) -> int:
+    which = arguments[0] if arguments else "all"
+    if which not in SUITES or len(arguments) > 1:
+        print(f"usage: python -m tests.suites [{'|'.join(SUITES)}]", file=sys.stderr)
+        return 2
+    env = dict(os.environ)
+    if which == "services":
+        for name, default in DEFAULT_SERVICES.items():
+            env.setdefault(name, default)
+    RESULTS.mkdir(exist_ok=True)
+    counts = [run(suite, env) for suite in SUITES[which]]
+    passed, failed, skipped = (
+        sum(getattr(count, name) for count in counts) for name in ("passed", "failed", "skipped")
+    )
+    print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
+    return 1 if failed else 0
+
+
+def run(suite: Suite, env: dict[str, str]) -> Count:
+    """Runs one suite and reads what it came to from its JUnit file, which pytest writes last: a
+    suite that died without one has failed."""
+    report = RESULTS / f"{suite.name}.xml"
+    report.unlink(missing_ok=True)
+    print(f"== {suite.name}: {' '.join(suite.paths)}", flush=True)
+    started = time.monotonic()
+    command = [suite.python, "-m", "pytest", "-q", *suite.options, "--rootdir", str(ROOT)]
+    status = subprocess.run(
+        [*command, f"--junitxml={report}", *suite.paths], cwd=ROOT, env=env, check=False
+    ).returncode
+    count = read_report(report, status)
+    print(f"== {suite.name}: {count} in {time.monotonic() - started:.0f} s", flush=True)
+    return count
+
+
+def read_report(report: Path, status: int) -> Count:
+    """Exit status 5 (no test ran) and any other trouble without a failed test count as one."""
+    if not report.exists():
+        return Count(passed=0, failed=1, skipped=0)
+    suites = ET.parse(report).getroot().iter("testsuite")
+    total = failed = skipped = 0
+    for entry in suites:
+        total += int(entry.get("tests", 0))
+        failed += int(entry.get("failures", 0)) + int(entry.get("errors", 0))
+        skipped += int(entry.get("skipped", 0))
+    if status and not failed:
+        failed = 1
+    return Count(passed=max(0, total - failed - skipped), failed=failed, skipped=skipped)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
