@@ -35,10 +35,10 @@ test-services: ## the services' tests on PostgreSQL and Redis
 	@$(SETUP) control-plane
 	@$(BIN)/python -m tests.suites services
 
-simulate-long: ## 1,000 simulated sites, 24 virtual hours, 50 seeds, both decisions in the loop (an hour or so)
+simulate-long: ## 1,000 simulated sites, 24 virtual hours, 50 seeds, both decisions in the loop (hours)
 	@$(SETUP) control-plane
 	@DJANGO_SETTINGS_MODULE=tests.settings $(BIN)/python manage.py simulate \
-	  --sites 1000 --hours 24 --seed 1 --seeds 50
+	  --sites 1000 --hours 24 --seed 1 --seeds 50 --jobs 2
 
 check: lint types arch drift test ## all that CI runs
 

@@ -1,6 +1,6 @@
 """Runs the benchmarks by name: tables to stdout, progress to stderr, figures to a JSON file each.
 
-python -m benchmarks [--only NAME] [--rounds N] [--seconds S] [--database NAME]
+python -m benchmarks [--only NAME] [--rounds N] [--seconds S] [--database NAME] [--full]
 """
 
 import argparse
@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import agent_protocol
+from benchmarks import agent_protocol, plan, rollout_time, tick
 from benchmarks.errors import BenchmarkVoid
-from benchmarks.options import DATABASES, Options
+from benchmarks.options import DATABASES, FULL_SIZE, Options
 
 ROOT = Path(__file__).resolve().parent.parent
-BENCHMARKS = {agent_protocol.NAME: agent_protocol.run}
+BENCHMARKS = {each.NAME: each.run for each in (agent_protocol, plan, tick, rollout_time)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warm_up_seconds=min(Options.warm_up_seconds, given.seconds),
         agents=given.agents,
         databases=tuple(given.database or DATABASES),
+        tick_sites=given.tick_sites,
+        tick_rollouts=given.tick_rollouts,
+        sizes=(*(given.size or Options.sizes), *((FULL_SIZE,) if given.full else ())),
         results=given.results.absolute(),
     )
     os.chdir(ROOT)
@@ -60,13 +63,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=_at_least_one, default=Options.rounds)
     parser.add_argument("--agents", type=_agents, default=Options.agents)
     parser.add_argument("--seconds", type=_positive, default=Options.seconds)
+    parser.add_argument("--tick-sites", type=_at_least_hundred, default=Options.tick_sites)
+    parser.add_argument("--tick-rollouts", type=_at_least_one, default=Options.tick_rollouts)
+    parser.add_argument("--size", action="append", type=_at_least_one, help="of a rollout_time")
+    parser.add_argument("--full", action="store_true", help=f"rollout_time of {FULL_SIZE} too")
     parser.add_argument("--results", type=Path, default=ROOT / Options.results, metavar="FOLDER")
     return parser
 
 
 def _at_least_one(text: str) -> int:
     if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError("there must be one round or more")
+        raise argparse.ArgumentTypeError("there must be one or more")
+    return number
+
+
+def _at_least_hundred(text: str) -> int:
+    if (number := int(text)) < 100:
+        raise argparse.ArgumentTypeError("there must be 100 sites or more")
     return number
 
 

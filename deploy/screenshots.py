@@ -20,6 +20,8 @@ PAGES = (
     ("/sites/osaka-7/", "site"),
     ("/rollouts/", "rollouts"),
     ("/models/", "models"),
+    ("/strategies/", "strategies"),
+    ("/freezes/", "freezes"),
     ("/rollouts/2/", "rollout-good"),
 )
 WIDTH, HEIGHT = 1280, 900

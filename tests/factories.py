@@ -19,19 +19,14 @@ from controlplane.accounts.services import create_api_token
 from controlplane.catalog.models import Version
 from controlplane.catalog.services import create_version, finalise_version, store_blob
 from controlplane.domain.manifest import SCHEMA
-from controlplane.domain.rollout import FINAL_ROLLOUT, RolloutState
-from controlplane.domain.selection import StageSpec
+from controlplane.domain.rollout import FINAL_ROLLOUT, OnConflict, RolloutState
+from controlplane.domain.stages import StageSpec
 from controlplane.fleet.identity import enrol_agent
 from controlplane.fleet.models import Site
-from controlplane.fleet.services import create_enrolment_token, create_site
+from controlplane.fleet.services import create_enrolment_token, create_site, retire_site
 from controlplane.rollouts.models import Rollout
-from controlplane.rollouts.services import (
-    abort_rollout,
-    advance_rollout,
-    pause_rollout,
-    roll_back_rollout,
-    start_rollout,
-)
+from controlplane.rollouts.services import advance_rollout, start_rollout
+from controlplane.rollouts.verbs import abort_rollout, pause_rollout, roll_back_rollout
 from tests.fake_agent import FakeAgent
 
 ACTOR = "user:tests"
@@ -127,14 +122,36 @@ def make_rollout(
     """
     version = version or make_version(now=now)
     agents = list(agents) or [make_joined_site(now=now)]
+    if state is RolloutState.QUEUED:
+        make_rollout(
+            RolloutState.RUNNING,
+            version=make_version(version.model.name, now=now),
+            agents=agents,
+            now=now,
+        )
+    leaver = None
+    if state is RolloutState.SUCCEEDED_WITH_EXCEPTIONS:
+        leaver = make_joined_site(now=now).site
     rollout = start_rollout(
         model_name=version.model.name,
         version_number=version.number,
         stages=stages,
         note=note,
+        on_conflict=OnConflict.QUEUE,
         actor=ACTOR,
         now=now,
     )
+    if leaver is not None:
+        retire_site(site=leaver, reason="it is closed", actor=ACTOR, now=now)
+    if state is RolloutState.SUPERSEDED:
+        start_rollout(
+            model_name=version.model.name,
+            version_number=make_version(version.model.name, now=now).number,
+            stages=stages,
+            on_conflict=OnConflict.SUPERSEDE,
+            actor=ACTOR,
+            now=now,
+        )
     if state is not RolloutState.PLANNED:
         _lead_to(state, rollout, agents, now)
     rollout.refresh_from_db()
@@ -148,6 +165,8 @@ def _lead_to(
     pk, model, target = rollout.pk, rollout.model.name, rollout.version.number
     by: dict[str, Any] = {"reason": "the test wants it", "actor": ACTOR, "now": now}
     advance_rollout(rollout_id=pk, now=now)
+    if state in (RolloutState.QUEUED, RolloutState.SUPERSEDED):
+        return
     if state is RolloutState.PAUSED:
         pause_rollout(rollout_id=pk, **by)
     elif state in (RolloutState.CANCELLING, RolloutState.CANCELLED):

@@ -21,6 +21,8 @@ AGENT = "0f8fad5b-d9cb-469f-a165-70867728950e"
 SITE = "edge-1"
 TOKEN = "wpe_test-token"
 
+GRANTED = {"granted": True, "lease": 17, "begin_within_seconds": 60}
+
 # Answers in place of the centre's own: (status, headers, body).
 Sabotage = Callable[["Handler"], bool]
 
@@ -45,6 +47,8 @@ class FakeCentre:
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.poll_seconds = 0.2
         self.superseded: list[str] = []
+        self.lease_answer: tuple[int, dict[str, Any]] = (200, GRANTED)
+        self.lease_questions: list[dict[str, Any]] = []
         self.sabotage: dict[str, Sabotage] = {}
         self._server = _Server(("127.0.0.1", port), Handler)
         self._server.centre = self
@@ -74,6 +78,7 @@ class FakeCentre:
         model: str = MODEL,
         previous: str | None = None,
         with_blobs: bool = True,
+        lease_required: bool = False,
     ) -> int:
         """Wish a version for the model; returns the generation of the wish."""
         with self.lock:
@@ -81,7 +86,11 @@ class FakeCentre:
                 self.add_blobs(version)
             self.generation += 1
             self.wishes[model] = wish(
-                version, generation=self.generation, model=model, previous=previous
+                version,
+                generation=self.generation,
+                model=model,
+                previous=previous,
+                lease_required=lease_required,
             )
             return self.generation
 
@@ -198,6 +207,14 @@ class FakeCentre:
                 "superseded": self.superseded,
             }
 
+    def take_question(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        with self.lock:
+            self.lease_questions.append(body)
+            wished = self.wishes.get(body["model"], {"generation": None})
+            if wished["generation"] != body["generation"]:
+                return problem(409, "wish-superseded")
+            return self.lease_answer
+
 
 def problem(status: int, code: str) -> tuple[int, dict[str, Any]]:
     return status, {"type": "about:blank", "title": code, "status": status, "code": code}
@@ -262,6 +279,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_json(*problem(401, "session-invalid"))
         elif method == "POST" and path == "report":
             self.send_json(*centre.take_report(body))
+        elif method == "POST" and path == "lease":
+            self.send_json(*centre.take_question(body))
         elif path == "desired":
             self._desired(centre)
         elif path.startswith("blobs/"):
@@ -288,9 +307,10 @@ class Handler(BaseHTTPRequestHandler):
         if wanted is None:
             self.send(200, data, headers)
             return
-        start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        first, _, last = wanted.removeprefix("bytes=").partition("-")
+        start, end = int(first), min(int(last) + 1, len(data)) if last else len(data)
         if start >= len(data):
             self.send(416, b"", {**headers, "Content-Range": f"bytes */{len(data)}"})
             return
-        headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        self.send(206, data[start:], headers)
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
+        self.send(206, data[start:end], headers)

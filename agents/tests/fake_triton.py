@@ -31,10 +31,17 @@ from waypost_agent.protocol import CANDIDATE_SUFFIX
 class FakeClock:
     def __init__(self) -> None:
         self.now = 1000.0
+        self.suspended_seconds = 0.0  # which only the boot time counts
         self.while_asleep: Callable[[], None] = lambda: None
 
     def monotonic(self) -> float:
         return self.now
+
+    def boottime(self) -> float:
+        return self.now + self.suspended_seconds
+
+    def boot_id(self) -> str:
+        return "boot-1"
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds

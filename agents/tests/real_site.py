@@ -11,8 +11,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
@@ -38,7 +39,9 @@ _one_at_a_time = threading.Lock()
 _processes.set_forkserver_preload(["waypost_agent.cli", "real_site"])
 
 
-def run_agent(config_path: Path, die_at: str | None, log_path: Path) -> None:
+def run_agent(
+    config_path: Path, die_at: str | None, log_path: Path, limits: Mapping[str, float]
+) -> None:
     """The body of an agent process: dies by SIGKILL at the checkpoint `die_at`."""
     descriptor = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 2)
@@ -50,6 +53,7 @@ def run_agent(config_path: Path, die_at: str | None, log_path: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     config = load_config(config_path)
+    config = replace(config, limits=replace(config.limits, **limits))
     membership = Identity(config.state_dir).membership()
     assert membership is not None
     Agent(config, membership, checkpoint=die).run()
@@ -75,12 +79,12 @@ class Site:
         self.config_path = folder / "agent.toml"
         self.config_path.write_text(
             f'state_dir = "{folder}/state"\n'
-            "disk_reserve_bytes = 1048576\n"
             "[triton]\n"
             f'grpc_url = "127.0.0.1:{self.ports.grpc}"\n'
             f'http_url = "http://127.0.0.1:{self.ports.http}"\n'
             f'repository = "{self.repository}"\n'
             f'secret_file = "{folder}/secret"\n'
+            "[limits]\nreserve_bytes = 1048576\n"
             "[timeouts]\n"
             "observe_seconds = 0.3\n"
             "busy_poll_seconds = 0.05\n"
@@ -106,9 +110,13 @@ class Site:
         self.triton.kill()
         self.centre.close()
 
-    def start_agent(self, die_at: str | None = None) -> BaseProcess:
+    def start_agent(
+        self, die_at: str | None = None, limits: Mapping[str, float] | None = None
+    ) -> BaseProcess:
+        """`limits` are put over those of the site's configuration."""
         process = _processes.Process(
-            target=run_agent, args=(self.config_path, die_at, self.folder / "agent.log")
+            target=run_agent,
+            args=(self.config_path, die_at, self.folder / "agent.log", limits or {}),
         )
         with _one_at_a_time:
             process.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,13 @@ from pathlib import Path
 import pytest
 
 from fake_centre import TOKEN, FakeCentre, Handler
+from fake_triton import FakeClock
 from versions import make_version
+from waypost_agent import protocol as p
 from waypost_agent.cli import main, only_one
+from waypost_agent.journal import Journal
+from waypost_agent.said import Said
+from waypost_agent.situation import Record
 
 
 @pytest.fixture
@@ -97,8 +103,11 @@ def test_a_dry_run_says_what_and_why_and_changes_nothing(
     capsys.readouterr()
     assert main(["once", "--dry-run", *config]) == 0
     told = capsys.readouterr().out
-    assert "echo: Wait" in told
+    assert re.search(r"^echo +1 +unknown +wait$", told, re.MULTILINE)
     assert "because Triton does not answer" in told
+    assert main(["once", "--dry-run", "--output", "json", *config]) == 0
+    (plan,) = json.loads(capsys.readouterr().out)["models"]
+    assert (plan["step"], plan["wished"], plan["serving"]) == ("Wait", "1", None)
     # A login counts up; besides that nothing may have changed.
     changed = {path for path, data in _files(tmp_path).items() if before.get(path) != data}
     assert {Path(path).name for path in changed} <= {"session_counter"}
@@ -122,6 +131,9 @@ def test_once_ends_with_three_when_it_has_to_wait(
     centre.publish(make_version("1"))
     assert main(["once", *config]) == 3
     assert "echo: pending" in capsys.readouterr().out
+    assert main(["once", "--output", "json", *config]) == 3
+    (model,) = json.loads(capsys.readouterr().out)["models"]
+    assert (model["model"], model["phase"]) == ("echo", "pending")
     report = centre.report_of("echo")
     assert report is not None
     assert (report["phase"], report["reason_code"]) == ("pending", "triton-unreachable")
@@ -135,6 +147,50 @@ def test_status_works_without_centre_and_without_triton(
     assert document["site"] is None
     assert document["triton"]["live"] is False
     assert document["models"] == []
+
+
+def test_status_says_why_a_model_waits_for_its_lease(
+    centre: FakeCentre, config: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["join", centre.url, "--token", TOKEN, *config])
+    (tmp_path / "models/echo/1").mkdir(parents=True)
+    waiting = p.ModelReport(
+        model="echo",
+        generation=1,
+        deployment=1,
+        target="1",
+        phase=p.STAGED,
+        serving=None,
+        healthy=None,
+        reason_code="max-unavailable",
+        reason="1 of 4 sites may change at a time",
+    )
+    journal = Journal(tmp_path / "state/journal")
+    journal.prepare()
+    journal.save("echo", Record())
+    Said(tmp_path / "state", FakeClock()).write((waiting,))
+    capsys.readouterr()
+    assert main(["status", *config]) == 0
+    told = capsys.readouterr().out
+    assert "staged (max-unavailable), as of 2026-11-23T13:12:00Z" in told
+    assert "1 of 4 sites may change at a time" in told
+    assert main(["status", "--json", *config]) == 0
+    (model,) = json.loads(capsys.readouterr().out)["models"]
+    assert model["said"]["reason_code"] == "max-unavailable"
+    assert model["said"]["lease"] is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"at": 1}', '{"at": 1, "models": [{}]}'])
+def test_status_does_without_what_was_said_when_it_cannot_be_read(
+    config: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/said.json").write_text(text)
+    assert main(["status", *config]) == 0
+
+
+def test_a_full_disk_does_not_stop_the_agent_from_saying(tmp_path: Path) -> None:
+    Said(tmp_path / "missing", FakeClock()).write(())
 
 
 def test_wrong_usage_ends_with_two() -> None:

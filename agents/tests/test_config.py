@@ -3,36 +3,72 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from waypost_agent.config import Timeouts, load_config, parse_config
+from waypost_agent.config import Config, Timeouts, TritonConfig, load_config, parse_config
 from waypost_agent.errors import ConfigError
+from waypost_agent.limits import GIB, Limits
 
-EXAMPLE = Path(__file__).resolve().parents[1] / "config.example.toml"
+EXAMPLE = Path(__file__).resolve().parents[2] / "deploy/agent.example.toml"
 PLAIN: dict[str, Any] = {"state_dir": "/state", "triton": {"repository": "/models"}}
 
 
-def test_the_example_is_valid_and_shows_the_defaults() -> None:
-    given = load_config(EXAMPLE)
+def shown_by_the_example() -> dict[str, Any]:
+    """What it says with every key that is commented out put in."""
     lines = [
         line.removeprefix("# ") if line.startswith("# ") and " = " in line else line
         for line in EXAMPLE.read_text().splitlines()
     ]
-    shown = tomllib.loads("\n".join(line for line in lines if not line.startswith("#")))
-    assert shown["timeouts"] == vars(Timeouts())
-    assert given.timeouts == Timeouts()
-    assert shown["disk_reserve_bytes"] == given.disk_reserve_bytes
+    return tomllib.loads("\n".join(line for line in lines if not line.startswith("#")))
+
+
+def test_the_example_has_every_key_and_no_other() -> None:
+    shown = shown_by_the_example()
+    parse_config(shown)
+    assert set(shown) == {field.name for field in fields(Config)}
+    assert set(shown["triton"]) == {field.name for field in fields(TritonConfig)}
+    assert set(shown["timeouts"]) == {field.name for field in fields(Timeouts)}
+    assert set(shown["limits"]) == {field.name for field in fields(Limits)}
+
+
+def test_the_example_shows_the_defaults() -> None:
+    shown, given = shown_by_the_example(), load_config(EXAMPLE)
+    assert shown["timeouts"] == vars(given.timeouts) == vars(Timeouts())
+    plain = parse_config(PLAIN)
+    # The reserve is worked out from the disk: the example shows its least.
+    assert shown["limits"] == vars(Limits()) | {"reserve_bytes": Limits().reserve_of(0)}
+    assert given.limits == plain.limits == Limits()
+    for key in ("allow_plain_http", "log_level", "metrics_port"):
+        assert shown[key] == getattr(given, key) == getattr(plain, key)
+    assert shown["gpu_required"] is plain.gpu_required
     for key in ("grpc_url", "http_url", "secret_key"):
-        assert shown["triton"][key] == getattr(given.triton, key)
+        assert shown["triton"][key] == getattr(plain.triton, key)
 
 
 def test_the_least_that_is_needed_is_enough() -> None:
     config = parse_config(PLAIN)
     assert config.state_dir == Path("/state")
     assert config.triton.repository == Path("/models")
+
+
+def limits(**given: Any) -> dict[str, Any]:
+    return {**PLAIN, "limits": given}
+
+
+def test_a_site_sets_its_own_limits() -> None:
+    given = {"reserve_bytes": 0, "keep_versions": 5, "stall_seconds": 5, "scrub_every_seconds": 1e7}
+    assert parse_config(limits(**given)).limits == Limits(**given)
+
+
+def test_a_chosen_reserve_goes_before_a_tenth_of_the_disk() -> None:
+    for chosen in (0, 7):
+        assert parse_config(limits(reserve_bytes=chosen)).limits.reserve_of(100 * GIB) == chosen
+    assert parse_config(PLAIN).limits.reserve_of(100 * GIB) == 10 * GIB
+    assert parse_config(PLAIN).limits.reserve_of(10 * GIB) == 2 * GIB
 
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
@@ -51,7 +87,29 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("zero seconds", {**PLAIN, "timeouts": {"observe_seconds": 0}}, r"over 0 and at most 86400"),
     ("true as seconds", {**PLAIN, "timeouts": {"observe_seconds": True}}, r"it is True"),
     ("unknown timeout", {**PLAIN, "timeouts": {"load": 5}}, r"timeouts\.load: unknown key"),
-    ("negative reserve", {**PLAIN, "disk_reserve_bytes": -1}, r"disk_reserve_bytes: must be a"),
+    ("text as table", {**PLAIN, "limits": "x"}, r"limits: must be a table, written \[limits\]"),
+    ("unknown limit", limits(disk_bytes=5), r"limits\.disk_bytes: unknown key; .*reserve_bytes"),
+    ("the reserve of old", {**PLAIN, "disk_reserve_bytes": 5}, r"unknown key; known are .*limits"),
+    ("negative reserve", limits(reserve_bytes=-1), r"limits\.reserve_bytes: .* number from 0, it"),
+    ("text as reserve", limits(reserve_bytes="2 GiB"), r"must be a whole number .*'2 GiB'"),
+    ("fraction as size", limits(quarantine_bytes=1.5), r"quarantine_bytes: must be a whole"),
+    ("true as rate", limits(bytes_per_second=True), r"must be a whole number from 0, it is True"),
+    ("one version", limits(keep_versions=1), r"keep_versions: must be a whole number from 2"),
+    ("nothing a turn", limits(scrub_turn_bytes=0), r"scrub_turn_bytes: must be a whole .* from 1"),
+    ("never stalled", limits(stall_seconds=0), r"stall_seconds: .* at most 86400, it is 0"),
+    ("endless sync", limits(sync_seconds=float("inf")), r"limits\.sync_seconds: .*, it is inf"),
+    ("no number", limits(progress_seconds=float("nan")), r"progress_seconds: .*, it is nan"),
+    ("rare scrub", limits(scrub_every_seconds=366 * 86_400 + 1), r"at most 31622400, it is"),
+    ("no level", {**PLAIN, "log_level": "loud"}, r"log_level: must be one of DEBUG, .*'loud'"),
+    ("list as level", {**PLAIN, "log_level": []}, r"log_level: must be one of DEBUG"),
+    ("no port", {**PLAIN, "metrics_port": 65_536}, r"metrics_port: must be a port from 1 to 65535"),
+    ("text as port", {**PLAIN, "metrics_port": "9"}, r"metrics_port: must be a whole number"),
+    ("one as boolean", {**PLAIN, "gpu_required": 1}, r"gpu_required: must be true or false"),
+    (
+        "number as user",
+        {**PLAIN, "triton": {"repository": "/m", "user": 1000}},
+        r"triton\.user: must be a text in quotes, it is 1000",
+    ),
     ("yes as boolean", {**PLAIN, "allow_plain_http": "yes"}, r"must be true or false"),
     ("no URL", {**PLAIN, "centre_url": "centre.example"}, r"centre_url: .* is not a URL such as"),
     ("plain http", {**PLAIN, "centre_url": "http://centre.example"}, r"tokens in the clear"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,15 @@ FAILED_ONE = sit.Verdict(version="1", passed=False, reason_code="golden-mismatch
 
 def wish(target: sit.Target | None, generation: int = 5, previous: str | None = None) -> sit.Wish:
     return sit.Wish(model="m", epoch=1, generation=generation, target=target, previous=previous)
+
+
+def leased(target: sit.Target | None, generation: int = 5) -> sit.Wish:
+    """A wish that may begin only under a lease."""
+    return replace(wish(target, generation), lease_required=True)
+
+
+def lease(target: sit.Target, generation: int = 5, epoch: int = 1) -> sit.Lease:
+    return sit.Lease(number=17, epoch=epoch, generation=generation, target=target)
 
 
 def failed(target: sit.Target, generation: int = 5) -> sit.Failure:
@@ -47,6 +56,7 @@ class Seen:
     verdict: sit.Verdict | None = None
     leftovers: frozenset[str] = frozenset()
     recorded: frozenset[str] | None = None
+    lease: sit.Lease | None = None
 
     def observed(self) -> sit.Observed:
         return sit.Observed(
@@ -61,6 +71,7 @@ class Seen:
             else frozenset(target.version for target in self.disk),
             leftovers=self.leftovers,
             verdict=self.verdict,
+            lease=self.lease,
         )
 
 
@@ -255,6 +266,163 @@ def test_the_next_step_is(
     assert type(action) is expected
     assert action.model == "m"
     assert action.reason
+
+
+BOTH = (ONE, TWO)
+EXHAUSTED = sit.Record(committed=ONE, attempts=attempts(5))
+LEASE_TABLE = [
+    ("not on disk", leased(TWO), SERVES_ONE, Seen(READY_ONE, (ONE,)), d.Fetch),
+    ("what serves unheard of", leased(TWO), SERVES_ONE, Seen(READY_ONE, BOTH), d.Verify),
+    ("unproven", leased(TWO), SERVES_ONE, Seen(READY_ONE, BOTH, verdict=PASSED_ONE), d.AskLease),
+    ("unproven, held", leased(TWO), SERVES_ONE, Seen(READY_ONE, BOTH, lease=lease(TWO)), d.Prove),
+    (
+        "held for an older wish",
+        leased(TWO),
+        SERVES_ONE,
+        Seen(READY_ONE, BOTH, verdict=PASSED_ONE, lease=lease(TWO, 4)),
+        d.AskLease,
+    ),
+    (
+        "held for another epoch",
+        leased(TWO),
+        SERVES_ONE,
+        Seen(READY_ONE, BOTH, verdict=PASSED_ONE, lease=lease(TWO, epoch=2)),
+        d.AskLease,
+    ),
+    (
+        "held for other bytes",
+        leased(TWO),
+        SERVES_ONE,
+        Seen(READY_ONE, BOTH, verdict=PASSED_ONE, lease=lease(OTHER_TWO)),
+        d.AskLease,
+    ),
+    (
+        "proven, not switched",
+        leased(TWO),
+        PROVED_TWO,
+        Seen(READY_ONE, BOTH, verdict=PASSED_ONE),
+        d.AskLease,
+    ),
+    (
+        "proven, not switched, held",
+        leased(TWO),
+        PROVED_TWO,
+        Seen(READY_ONE, BOTH, lease=lease(TWO)),
+        d.Switch,
+    ),
+    ("the very first version", leased(ONE), sit.Record(), Seen({}, (ONE,)), d.AskLease),
+    (
+        "the very first version, proven",
+        leased(ONE),
+        sit.Record(proven=frozenset({ONE.digest})),
+        Seen({}, (ONE,)),
+        d.AskLease,
+    ),
+    (
+        "a previous one wished forward",
+        leased(ONE),
+        SERVES_TWO,
+        Seen(READY_TWO, BOTH, verdict=PASSED_TWO),
+        d.AskLease,
+    ),
+    ("rolled back by the centre", wish(ONE), SERVES_TWO, Seen(READY_TWO, BOTH), d.Switch),
+    ("the committed one is restored", leased(TWO), SERVES_TWO, Seen({}, (TWO,)), d.Switch),
+    ("empty server, unproven", leased(TWO), SERVES_ONE, Seen({}, BOTH), d.Switch),
+    ("empty server, proven", leased(TWO), PROVED_TWO, Seen({}, BOTH), d.Switch),
+    (
+        "empty server, the old one's files lost",
+        leased(TWO),
+        PROVED_TWO,
+        Seen({}, (TWO,)),
+        d.AskLease,
+    ),
+    (
+        "a switch under way",
+        leased(TWO),
+        PROVED_TWO,
+        Seen({**READY_ONE, **READY_TWO}, BOTH),
+        d.Switch,
+    ),
+    ("switched, not verified", leased(TWO), PROVED_TWO, Seen(READY_TWO, BOTH), d.Verify),
+    ("failed while serving", leased(TWO), FAILED_TWO, Seen(READY_TWO, BOTH), d.Switch),
+    (
+        "a switch cut short by a newer wish",
+        leased(ONE, 6),
+        PROVED_TWO,
+        Seen(READY_TWO, BOTH),
+        d.Switch,
+    ),
+    ("no attempts left", leased(TWO), EXHAUSTED, Seen(READY_ONE, BOTH), d.GiveUp),
+    ("server gone", leased(TWO), SERVES_ONE, Seen(live=False), d.Wait),
+    (
+        "candidate hangs: the proof could not begin",
+        leased(TWO),
+        SERVES_ONE,
+        Seen(READY_ONE, BOTH, candidate={"3": "LOADING"}, candidate_on_disk=True),
+        d.Wait,
+    ),
+    (
+        "candidate left of an earlier life",
+        leased(TWO),
+        SERVES_ONE,
+        Seen(READY_ONE, BOTH, candidate_on_disk=True),
+        d.UnloadCandidate,
+    ),
+    ("nothing wished", leased(None), SERVES_ONE, Seen(READY_ONE, (ONE,)), d.Unload),
+    ("as wished", leased(TWO), SERVES_TWO, Seen(READY_TWO, BOTH, verdict=PASSED_TWO), d.Settled),
+]
+
+
+@pytest.mark.parametrize(
+    ("wished", "record", "seen", "expected"),
+    [case[1:] for case in LEASE_TABLE],
+    ids=[case[0] for case in LEASE_TABLE],
+)
+def test_where_a_lease_is_required_the_next_step_is(
+    wished: sit.Wish, record: sit.Record, seen: Seen, expected: type[d.Action]
+) -> None:
+    action = d.decide(wished, record, seen.observed())
+    assert type(action) is expected
+    assert action.reason
+    if isinstance(action, d.AskLease):
+        assert action.target == wished.target
+
+
+@pytest.mark.parametrize("case", TABLE, ids=[case[0] for case in TABLE])
+def test_with_its_lease_every_step_is_the_one_without_leases(
+    case: tuple[str, sit.Wish, sit.Record, Seen, type[d.Action]],
+) -> None:
+    _, wished, record, seen, _ = case
+    without = d.decide(wished, record, seen.observed())
+    required = replace(wished, lease_required=True)
+    held = None if wished.target is None else lease(wished.target, wished.generation)
+    assert d.decide(required, record, replace(seen.observed(), lease=held)) == without
+
+
+@pytest.mark.parametrize("case", TABLE, ids=[case[0] for case in TABLE])
+def test_without_its_lease_nothing_new_begins(
+    case: tuple[str, sit.Wish, sit.Record, Seen, type[d.Action]],
+) -> None:
+    _, wished, record, seen, _ = case
+    observed = seen.observed()
+    action = d.decide(replace(wished, lease_required=True), record, observed)
+    assert not isinstance(action, d.Prove)
+    if isinstance(action, d.Switch):
+        assert action.target == record.committed or action.target.version in observed.ready
+
+
+def test_a_switch_that_triton_shows_as_under_way_is_not_taken_back_for_want_of_a_lease() -> None:
+    """The agent that held the lease died; the version answers users already."""
+    seen = Seen({**READY_ONE, **READY_TWO}, BOTH).observed()
+    action = d.decide(leased(TWO), PROVED_TWO, seen)
+    assert isinstance(action, d.Switch)
+    assert (action.target, action.restoring) == (TWO, False)
+
+
+def test_an_empty_server_is_restored_to_the_committed_version_while_the_lease_is_out() -> None:
+    action = d.decide(leased(TWO), PROVED_TWO, Seen({}, BOTH).observed())
+    assert isinstance(action, d.Switch)
+    assert (action.target, action.restoring) == (ONE, True)
 
 
 def test_a_failed_version_goes_back_to_the_committed_one_and_says_why() -> None:

@@ -68,6 +68,20 @@ def test_a_damaged_record_is_set_aside_and_counts_as_empty(
     assert journal.models() == frozenset()
 
 
+def test_a_wish_keeps_that_it_requires_a_lease_also_when_it_is_spoken_of_no_more(
+    journal: Journal,
+) -> None:
+    entries = [wish(make_version("1"), generation=3, model=name) for name in ("a", "b")]
+    entries[0]["lease_required"] = True
+    first = parse_desired({"epoch": 1, "generation": 3, "site": "edge-1", "models": entries})
+    for held in (Held(desired=first), Held(desired=first).followed_by(desired(4, "c"))):
+        journal.save_held(held, "edge-1")
+        again = journal.load_held("edge-1")
+        assert again is not None
+        kept = [*again.desired.models, *(entry for _, entry in again.absent)]
+        assert {e.model for e in kept if e.lease_required} == {"a"}
+
+
 def test_the_wishes_are_read_back_the_same(journal: Journal) -> None:
     held = Held(desired=desired(3, "a", "b")).followed_by(desired(4, "b"))
     assert [entry.model for _, entry in held.absent] == ["a"]

@@ -76,7 +76,13 @@ class Talk:
         assert held is not None
         return held
 
-    def show(self, phase: str, generation: int = 1, reason: str = "because") -> None:
+    def show(
+        self,
+        phase: str,
+        generation: int = 1,
+        reason: str = "because",
+        lease: int | None = None,
+    ) -> None:
         report = ModelReport(
             model=MODEL,
             generation=generation,
@@ -87,6 +93,7 @@ class Talk:
             healthy=True,
             reason_code="ok",
             reason=reason,
+            lease=lease,
         )
         self.board.show(
             observed=(1, generation),
@@ -126,6 +133,18 @@ def test_a_first_step_logs_in_polls_and_reports(talk: Talk) -> None:
     (_, _, headers) = talk.fake.requests[-1]
     assert headers["Waypost-Protocol"] == "1"
     assert headers["User-Agent"].startswith("waypost-agent/")
+
+
+def test_a_report_says_when_it_was_made_by_the_machines_own_clock(talk: Talk) -> None:
+    generation = talk.fake.publish(make_version("1"))
+    before = talk.clock.boottime()
+    talk.step()
+    talk.show("staged", generation)
+    talk.link.step()
+    made = [report["made"] for report in talk.fake.reports]
+    assert {moment["boot_id"] for moment in made} == {"boot-1"}
+    first, second = (moment["uptime_seconds"] for moment in made)
+    assert before <= first <= second <= talk.clock.boottime()
 
 
 def test_an_unchanged_state_costs_a_304(talk: Talk) -> None:
@@ -342,6 +361,57 @@ def test_a_superseded_report_makes_it_poll_at_once(talk: Talk) -> None:
     talk.step()
     talk.link.step()
     assert talk.held().generation == 2
+
+
+def test_a_poll_that_was_called_for_is_made_at_once_and_once(talk: Talk) -> None:
+    talk.fake.publish(make_version("1"))
+    talk.step()
+    talk.clock.now -= 5.0
+    talk.fake.publish(make_version("2"))
+    talk.board.call_for_poll()
+    talk.link.step()
+    assert talk.held().generation == 2
+    polls = talk.paths().count("desired")
+    talk.link.step()
+    assert talk.paths().count("desired") == polls
+
+
+def test_a_poll_that_was_called_for_and_not_answered_stays_due(talk: Talk) -> None:
+    talk.fake.publish(make_version("1"))
+    talk.step()
+    talk.clock.now -= 5.0
+    talk.fake.publish(make_version("2"))
+    talk.fake.sabotage["desired"] = answering((503, {}, {}))
+    talk.board.call_for_poll()
+    talk.link.step()
+    del talk.fake.sabotage["desired"]
+    talk.clock.now += 1.0  # the pause after silence, far from the next poll by the clock
+    talk.link.step()
+    assert talk.held().generation == 2
+
+
+def test_a_call_for_a_poll_wakes_the_link(talk: Talk) -> None:
+    talk.step()
+    talk.clock.now -= 5.0
+    assert not talk.link._has_cause()
+    talk.board.call_for_poll()
+    assert talk.link._has_cause()
+
+
+def test_a_refused_wish_does_not_hide_the_lease_under_which_the_old_one_began(talk: Talk) -> None:
+    first = talk.fake.publish(make_version("1"))
+    talk.step()
+    talk.show("proving", first, lease=17)
+    talk.fake.publish(make_version("2"))
+    talk.fake.wishes[MODEL]["manifest"]["files"][0]["path"] = "../../etc/cron.d/x"
+    talk.step()
+    talk.step()
+    (entry,) = talk.fake.reports[-1]["models"]
+    assert (entry["phase"], entry["reason_code"], entry["lease"]) == (
+        "failed",
+        "manifest-invalid",
+        17,
+    )
 
 
 def test_a_report_the_centre_will_not_take_is_not_repeated_for_ever(talk: Talk) -> None:

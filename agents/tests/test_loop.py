@@ -338,6 +338,10 @@ _steps = st.one_of(
     st.tuples(st.just("stop server"), st.none()),
     st.tuples(st.just("lose network"), st.none()),
     st.tuples(st.just("damage"), st.sampled_from(["1", "2", "3"])),
+    st.tuples(
+        st.just("leases"), st.sampled_from(["grant", "refuse", "lose", "die asking", "die granted"])
+    ),
+    st.tuples(st.just("sleep"), st.sampled_from([5.0, 59.95, 600.0])),
 )
 
 
@@ -346,12 +350,14 @@ _steps = st.one_of(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-@given(st.lists(_steps, min_size=1, max_size=14))
+@given(st.booleans(), st.lists(_steps, min_size=1, max_size=14))
 def test_whatever_happens_nothing_unproven_serves_and_the_wish_is_reached(
-    steps: list[tuple[str, object]],
+    lease_required: bool, steps: list[tuple[str, object]]
 ) -> None:
+    """Nor does anything begin without the lease it requires: the world looks at every begin."""
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder))
+        world.lease_required = lease_required
         world.publish(GOOD[0])
         wished: Version | None = GOOD[0]
         for kind, value in steps:
@@ -361,7 +367,9 @@ def test_whatever_happens_nothing_unproven_serves_and_the_wish_is_reached(
             disturb(world, kind, value)
             assert world.triton.unproven == []
         world.blobs.reachable = world.triton.running = True
+        world.leases.fate = "grant"
         world.converge()
+        assert lease_required or not world.leases.questions
         assert world.triton.unproven == []
         check_outcome(world, wished)
 
@@ -379,6 +387,11 @@ def disturb(world: World, kind: str, value: object) -> None:
         world.triton.running = False
     elif kind == "lose network":
         world.blobs.reachable = False
+    elif kind == "leases":
+        world.leases.fate = str(value)
+    elif kind == "sleep":
+        assert isinstance(value, float)
+        world.clock.suspended_seconds += value
     else:
         file = world.folder / f"repository/echo/{value}/model.py"
         if file.exists():

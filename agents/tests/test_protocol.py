@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from versions import make_version, wish
 from waypost_agent import protocol as p
-from waypost_agent.errors import AnswerError
+from waypost_agent.errors import WISH_SUPERSEDED, AnswerError
 from waypost_agent.manifest import digest_of, parse_manifest
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "protocol"
@@ -45,14 +45,80 @@ def test_the_documented_desired_state_is_read() -> None:
     assert (retired.version, retired.manifest, retired.deployment) == (None, None, None)
 
 
+def test_the_documented_wish_that_needs_a_lease_is_read() -> None:
+    vad, retired = p.parse_desired(example("desired-lease-answer")).models
+    assert (vad.lease_required, retired.lease_required) == (True, False)
+
+
+def test_a_wish_that_says_nothing_of_leases_needs_none() -> None:
+    assert [wish.lease_required for wish in p.parse_desired(example("desired-answer")).models] == [
+        False,
+        False,
+    ]
+
+
+def test_the_documented_question_for_a_lease_is_the_one_asked() -> None:
+    documented = example("lease-request")
+    vad, _ = p.parse_desired(example("desired-lease-answer")).models
+    assert vad.manifest is not None
+    question = p.LeaseQuestion(
+        model=vad.model,
+        generation=vad.generation,
+        epoch=1,
+        deployment=vad.deployment,
+        manifest_digest=vad.manifest.digest,
+        asked=p.Moment(**documented["asked"]),
+    )
+    assert question.document() == documented
+
+
+def test_the_documented_answers_about_a_lease_are_read() -> None:
+    granted = p.parse_lease_answer(example("lease-granted-answer"))
+    assert granted == p.LeaseGrant(lease=17, begin_within_seconds=60.0)
+    refused = p.parse_lease_answer(example("lease-refused-answer"))
+    assert isinstance(refused, p.LeaseRefusal)
+    assert (refused.reason_code, refused.retry_seconds) == ("max-unavailable", 15.0)
+    assert refused.reason == example("lease-refused-answer")["reason"]
+    assert example("lease-superseded-problem")["code"] == WISH_SUPERSEDED
+
+
+BAD_LEASE_ANSWERS: list[tuple[str, Any]] = [
+    ("not an object", []),
+    ("no verdict", {"lease": 17, "begin_within_seconds": 60}),
+    ("granted as text", {"granted": "yes", "lease": 17, "begin_within_seconds": 60}),
+    ("granted as one", {"granted": 1, "lease": 17, "begin_within_seconds": 60}),
+    ("no number", {"granted": True, "begin_within_seconds": 60}),
+    ("number as text", {"granted": True, "lease": "17", "begin_within_seconds": 60}),
+    ("no time", {"granted": True, "lease": 17}),
+    ("no time left", {"granted": True, "lease": 17, "begin_within_seconds": 0}),
+    ("for ever", {"granted": True, "lease": 17, "begin_within_seconds": 1e9}),
+    ("refused without a code", {"granted": False, "reason": "no", "retry_seconds": 1}),
+    ("refused without a reason", {"granted": False, "reason_code": "no", "retry_seconds": 1}),
+    ("refused without a time", {"granted": False, "reason_code": "no", "reason": "no"}),
+    (
+        "a code that is a sentence",
+        {"granted": False, "reason_code": "Not now.", "reason": "no", "retry_seconds": 1},
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    "answer", [case[1] for case in BAD_LEASE_ANSWERS], ids=[c[0] for c in BAD_LEASE_ANSWERS]
+)
+def test_a_broken_answer_about_a_lease_is_refused(answer: Any) -> None:
+    with pytest.raises(AnswerError):
+        p.parse_lease_answer(answer)
+
+
 def test_the_documented_digest_is_computed() -> None:
     document = example("manifest")
     assert digest_of(document["manifest"]) == document["manifest_digest"]
     assert parse_manifest(document["manifest"], document["manifest_digest"]).files
 
 
-def test_a_report_has_the_documented_keys() -> None:
-    documented = example("report-request")["models"][1]
+@pytest.mark.parametrize("name", ["report-request", "report-lease-waiting-request"])
+def test_a_report_has_the_documented_keys(name: str) -> None:
+    documented = example(name)["models"][1]
     report = p.ModelReport(**documented)
     assert report.document() == documented
 
@@ -113,6 +179,9 @@ BROKEN: list[tuple[str, Any]] = [
     ("an upper-case digest", entry(manifest_digest="sha256:" + "A" * 64)),
     ("another digest", entry(manifest_digest="sha256:" + "0" * 64)),
     ("no manifest", entry(manifest=None)),
+    ("a lease required as text", entry(lease_required="true")),
+    ("a lease required as one", entry(lease_required=1)),
+    ("a lease required as null", entry(lease_required=None)),
 ]
 
 
@@ -198,6 +267,9 @@ PARSERS: dict[str, Callable[[object], object]] = {
     "session-answer": p.parse_session,
     "report-answer": p.parse_report_answer,
     "desired-answer": p.parse_desired,
+    "desired-lease-answer": p.parse_desired,
+    "lease-granted-answer": p.parse_lease_answer,
+    "lease-refused-answer": p.parse_lease_answer,
 }
 
 _json = st.recursive(

@@ -6,14 +6,16 @@ A user asks the real model all the while: only verified versions may ever answer
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
 from real_site import Site, Users, exit_status
-from versions import Version, make_version
+from versions import MODEL, Version, make_version
 from waypost_agent.act import CHECKPOINTS
 
 pytestmark = [pytest.mark.triton, pytest.mark.timeout(240)]
@@ -46,10 +48,14 @@ BROKEN_AS_CANDIDATE = (
 )
 BROKEN_WHEN_SERVED = ("switched", "verification-failed", "failed-journaled", "restored")
 NOTHING_WISHED = ("unloaded", "config-removed", "retired")
+ROTTEN_WHILE_SERVED = ("damage-noted", "mended")
+ROTTEN_BEFORE_LOAD = ("set-aside",)
+QUICK_SCRUB = {"scrub_first_seconds": 0.2, "scrub_turn_seconds": 0.1}
 
 
 def test_the_walks_visit_every_checkpoint() -> None:
-    walked = {*GOOD, *BROKEN_AS_CANDIDATE, *BROKEN_WHEN_SERVED, *NOTHING_WISHED}
+    broken = {*BROKEN_AS_CANDIDATE, *BROKEN_WHEN_SERVED}
+    walked = {*GOOD, *broken, *NOTHING_WISHED, *ROTTEN_WHILE_SERVED, *ROTTEN_BEFORE_LOAD}
     assert walked == set(CHECKPOINTS)
 
 
@@ -63,6 +69,7 @@ def walks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future
         "broken-as-candidate": walk_broken_as_candidate,
         "broken-when-served": walk_broken_when_served,
         "nothing-wished": walk_nothing_wished,
+        "rotten": walk_rotten,
     }
     with ThreadPoolExecutor(max_workers=len(bodies)) as pool:
         yield {
@@ -93,6 +100,12 @@ def test_killed_anywhere_a_model_that_is_not_wished_is_unloaded(
     walks: dict[str, Future[None]],
 ) -> None:
     walks["nothing-wished"].result()
+
+
+def test_killed_anywhere_while_files_rot_on_disk_the_version_goes_on_serving(
+    walks: dict[str, Future[None]],
+) -> None:
+    walks["rotten"].result()
 
 
 def walk_good(folder: Path, checkpoints: tuple[str, ...]) -> None:
@@ -156,6 +169,50 @@ def walk_nothing_wished(folder: Path) -> None:
             assert isinstance(site.ask(), str), checkpoint
 
 
+def walk_rotten(folder: Path) -> None:
+    with Site(folder) as site:
+        versions = numbered()
+        for checkpoint in ROTTEN_WHILE_SERVED:
+            version = serve_first(site, next(versions))
+            rot(site, version)
+            with Users(site, pause_seconds=0.005) as users:
+                await_death(site, site.start_agent(checkpoint, QUICK_SCRUB), checkpoint)
+                with site.agent():
+                    site.centre.wait_for_report(
+                        lambda each: any(
+                            "a sound copy lies beside" in entry["reason"]
+                            for entry in each["models"]
+                        )
+                    )
+            assert users.failures == [], checkpoint
+            assert users.answers == {answer_of(version)}, checkpoint
+        for checkpoint in ROTTEN_BEFORE_LOAD:
+            version = serve_first(site, next(versions))
+            rot(site, version)
+            site.triton.kill()
+            site.triton.start()
+            site.triton.wait_live()
+            await_death(site, site.start_agent(checkpoint), checkpoint)
+            with site.agent():
+                wait_for_answer(site, version, checkpoint)
+
+
+def rot(site: Site, version: Version) -> None:
+    """One bit of what serves flips on the disk."""
+    file = site.repository / MODEL / version.number / "model.py"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.chmod(0o644)
+    file.write_bytes(data)
+
+
+def wait_for_answer(site: Site, version: Version, checkpoint: str) -> None:
+    deadline = time.monotonic() + 30.0
+    while site.ask() != answer_of(version):
+        assert time.monotonic() < deadline, checkpoint
+        time.sleep(0.05)
+
+
 def numbered() -> Iterator[Version]:
     return (make_version(str(number)) for number in itertools.count(1))
 
@@ -173,8 +230,12 @@ def serve_first(site: Site, version: Version) -> Version:
 
 def die_at(site: Site, checkpoint: str, version: Version | None, previous: Version) -> None:
     """Wish the version and let an agent die at the checkpoint; it must get that far."""
-    site.centre.publish(version, previous=previous.number)
-    process = site.start_agent(die_at=checkpoint)
+    # Under a lease: it is in memory only, so each agent that comes after must ask anew.
+    site.centre.publish(version, previous=previous.number, lease_required=True)
+    await_death(site, site.start_agent(die_at=checkpoint), checkpoint)
+
+
+def await_death(site: Site, process: BaseProcess, checkpoint: str) -> None:
     status = exit_status(process, timeout_seconds=60)
     if status is None:
         process.kill()

@@ -122,9 +122,11 @@ def wish(
     model: str = MODEL,
     previous: str | None = None,
     deployment: int | None = 1,
+    lease_required: bool = False,
 ) -> dict[str, Any]:
-    """An entry of `models` in a desired state."""
+    """An entry of `models` in a desired state; without a lease as a centre of old sends it."""
     return {
+        **({"lease_required": True} if lease_required else {}),
         "model": model,
         "generation": generation,
         "deployment": deployment,

@@ -81,6 +81,9 @@ class FakeApi:
         self.started: list[Json] = []
         self.plan: Json = {}
         self.told: list[tuple[str, str, Json]] = []
+        # Further answers, by path; or by method and path, for those that are no list of pages.
+        self.lists: dict[str, list[Json]] = {}
+        self.answers: dict[tuple[str, str], Any] = {}
         self.seen: list[Seen] = []
         self.page_size = 2
         self._interventions: list[tuple[str, str, Callable[[], Reply | None]]] = []
@@ -129,6 +132,11 @@ class FakeApi:
     def answer(self, seen: Seen, read_body: Callable[[], tuple[int, str]]) -> Reply:
         parts = seen.path.removeprefix("/api/v1/").split("/")
         with self._lock:
+            path = "/".join(parts)
+            if (seen.method, path) in self.answers:
+                return _json(200, self.answers[seen.method, path])
+            if seen.method == "GET" and path in self.lists:
+                return self._page(seen, self.lists[path])
             match (seen.method, *parts):
                 case ("POST", "models", model, "versions"):
                     return self._create_version(model, seen.body)
@@ -283,7 +291,8 @@ class FakeApi:
                     return size, digest.hexdigest()
 
                 parts = urlsplit(self.path)
-                body = self.rfile.read(left) if self.command == "POST" else b""
+                is_blob = self.command == "PUT" and "/blobs/" in parts.path
+                body = b"" if is_blob else self.rfile.read(left)
                 seen = Seen(
                     method=self.command,
                     path=parts.path,
@@ -293,7 +302,7 @@ class FakeApi:
                 )
                 api.seen.append(seen)
                 reply = api._intervention(seen.method, seen.path)
-                if reply and self.command == "PUT":
+                if reply and is_blob:
                     read_body()
                 if not reply and seen.headers.get("authorization") != f"Bearer {TOKEN}":
                     reply = problem(401, "token-invalid")
@@ -309,7 +318,7 @@ class FakeApi:
                 self.end_headers()
                 self.wfile.write(reply.body)
 
-            do_GET = do_POST = do_PUT = _serve  # noqa: N815 - names that http.server calls
+            do_GET = do_POST = do_PUT = do_PATCH = _serve  # noqa: N815 - names that http.server calls
 
             def log_message(self, format: str, *args: Any) -> None:
                 """Keeps the tests' stderr to what the CLI writes."""

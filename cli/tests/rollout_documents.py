@@ -35,7 +35,10 @@ def stage(name: str, state: str, *deployments: Json, **members: Any) -> Json:
 
 
 def rollout(state: str, *stages: Json, **members: Any) -> Json:
-    final = state in ("cancelled", "rolled_back", "rollback_incomplete", "succeeded")
+    final = state in (
+        "cancelled", "rolled_back", "rollback_incomplete", "superseded", "succeeded",
+        "succeeded_with_exceptions",
+    )  # fmt: skip
     return {
         "id": 1,
         "model": "vad",

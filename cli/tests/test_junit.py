@@ -70,6 +70,20 @@ def test_a_site_that_is_not_done_is_an_error_only_when_time_ran_out(
     assert [child.tag for child in case] == [tag]
 
 
+@pytest.mark.parametrize("state", ["timed_out", "rejected"])
+def test_a_site_that_never_got_there_fails(state: str) -> None:
+    suite = suite_of(rollout("running", stage("all", "running", deployment("edge-1", state))))
+    assert suite.find("testcase/failure") is not None
+
+
+@pytest.mark.parametrize("state", ["deferred", "removed", "cancelled"])
+@pytest.mark.parametrize("timed_out", [True, False])
+def test_a_site_that_left_the_rollout_is_skipped(state: str, timed_out: bool) -> None:
+    document = rollout("running", stage("all", "running", deployment("edge-1", state)))
+    suite = suite_of(document, timed_out=timed_out)
+    assert [child.tag for child in suite.findall("testcase/*")] == ["skipped"]
+
+
 @given(text=st.text())
 def test_any_text_gives_a_document_that_parses(text: str) -> None:
     site = deployment("edge-1", "failed", reason=text, reason_code=text)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Waypost
-from fake_api import FakeApi, problem
+from fake_api import FakeApi, Reply, problem
 from rollout_documents import deployment, rollout, stage, story
 
 OUTCOMES = [
@@ -14,6 +14,8 @@ OUTCOMES = [
     ("rolled_back", 2),
     ("rollback_incomplete", 2),
     ("cancelled", 2),
+    ("superseded", 2),
+    ("succeeded_with_exceptions", 0),
     ("paused", 4),
 ]
 
@@ -125,7 +127,9 @@ def test_a_pause_that_asks_for_a_choice_names_the_verbs(waypost: Waypost, fake: 
     ran = waypost("rollout", "status", "1")
 
     assert ran.exit_code == 4
-    assert "waits for a person; allowed now: resume, rollback" in ran.stderr
+    assert ran.stderr.splitlines() == [
+        "rollout 1 waits for a person: too few requests; allowed now: resume, rollback"
+    ]
     assert "too few requests" in ran.stdout
 
 
@@ -247,3 +251,285 @@ def test_an_unknown_rollout_is_an_error_not_an_outcome(waypost: Waypost) -> None
 
     assert ran.exit_code == 1
     assert "code rollout-unknown" in ran.stderr
+
+
+class TestAsking:
+    """Every option of a start is an option of its plan, and both send the same."""
+
+    OPTIONS = (
+        "--strategy", "edge-first@2", "--exclude-site", "oslo", "--exclude-site", "rome",
+        "--barrier", "--start-at", "2026-12-01T22:00:00+01:00", "--on-conflict", "supersede",
+    )  # fmt: skip
+
+    def test_what_is_asked_for_is_sent(self, waypost: Waypost, fake: FakeApi) -> None:
+        fake.rollouts["1"] = [rollout("queued")]
+        asked = {
+            "model": "vad",
+            "version": "2",
+            "strategy": "edge-first@2",
+            "exclude": {"sites": ["oslo", "rome"]},
+            "barrier": True,
+            "start_at": "2026-12-01T22:00:00+01:00",
+            "on_conflict": "supersede",
+        }
+
+        ran = waypost("rollout", "start", "vad", "2", *self.OPTIONS)
+        waypost("rollout", "plan", "vad", "2", *self.OPTIONS)
+
+        assert "rollout 1 of vad version 2 waits in the queue" in ran.stderr
+        assert fake.started == [asked]
+        assert fake.requests("POST", "rollouts")[1].body == asked
+
+    def test_a_barrier_of_the_strategy_can_be_left_out(
+        self, waypost: Waypost, fake: FakeApi
+    ) -> None:
+        fake.rollouts["1"] = [rollout("planned")]
+        waypost("rollout", "start", "vad", "2", "--strategy", "stage-everywhere", "--no-barrier")
+        assert fake.started[0]["barrier"] is False
+
+    def test_labels_to_leave_out_are_those_of_one_site(
+        self, waypost: Waypost, fake: FakeApi
+    ) -> None:
+        fake.rollouts["1"] = [rollout("planned")]
+        labels = ("--exclude-label", "ring=0", "--exclude-label", "rack=a")
+        waypost("rollout", "start", "vad", "2", *labels)
+        assert fake.started[0]["exclude"] == {"labels": {"ring": "0", "rack": "a"}}
+
+    def test_policies_come_from_a_file(
+        self, waypost: Waypost, fake: FakeApi, tmp_path: Path
+    ) -> None:
+        fake.rollouts["1"] = [rollout("planned")]
+        stages = [{"name": "all", "policy": {"max_unavailable": "10%"}, "trailing": True}]
+        path = tmp_path / "stages.json"
+        path.write_text(json.dumps(stages))
+        waypost("rollout", "start", "vad", "2", "--stages-file", str(path))
+        assert fake.started[0]["stages"] == stages
+
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            (["--strategy", "canary", "--stage", "all"], "--strategy and stages are both given"),
+            (["--exclude-site", "a", "--exclude-label", "b=c"], "are both given"),
+            (["--exclude-label", "b"], "is not key=value"),
+            (["--on-conflict", "fight"], "fight"),
+        ],
+    )
+    def test_what_contradicts_itself_is_not_sent(
+        self, waypost: Waypost, fake: FakeApi, options: list[str], says: str
+    ) -> None:
+        for command in ("plan", "start"):
+            ran = waypost("rollout", command, "vad", "2", *options)
+            assert ran.exit_code == 1
+            assert says in ran.stderr
+        assert fake.seen == []
+
+
+class TestVerbs:
+    @pytest.mark.parametrize(
+        ("arguments", "verb", "body"),
+        [
+            (
+                ["resume", "1", "--choice", "accept", "--reason", "known"],
+                "resume",
+                {"choice": "accept", "reason": "known"},
+            ),
+            (["promote", "1", "--reason", "fine"], "promote", {"reason": "fine"}),
+            (["retry-failed", "1"], "retry-failed", {}),
+            (
+                ["rollback", "1", "--reason", "noisy", "--stage", "canary"],
+                "rollback",
+                {"stage": "canary", "reason": "noisy"},
+            ),
+            (
+                ["rollback", "1", "--reason", "noisy", "--site", "oslo"],
+                "rollback",
+                {"site": "oslo", "reason": "noisy"},
+            ),
+            (
+                ["approve", "1", "--plan", "sha256:7", "--stage", "rest"],
+                "approve",
+                {"plan_digest": "sha256:7", "stage": "rest"},
+            ),
+        ],
+    )
+    def test_an_order_is_sent_as_it_was_given(
+        self,
+        waypost: Waypost,
+        fake: FakeApi,
+        arguments: list[str],
+        verb: str,
+        body: dict[str, str],
+    ) -> None:
+        fake.rollouts["1"] = [rollout("running")]
+        ran = waypost("rollout", *arguments)
+        assert ran.exit_code == 0, ran.stderr
+        assert fake.told == [("1", verb, body)]
+
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            (["promote", "1"], "--reason"),
+            (["approve", "1"], "--plan"),
+            (["resume", "1", "--choice", "ignore"], "ignore"),
+        ],
+    )
+    def test_an_order_that_is_not_whole_is_not_sent(
+        self, waypost: Waypost, fake: FakeApi, arguments: list[str], says: str
+    ) -> None:
+        ran = waypost("rollout", *arguments)
+        assert ran.exit_code == 1
+        assert says in ran.stderr
+        assert fake.seen == []
+
+    @pytest.mark.parametrize(
+        ("verb", "refusal", "cure"),
+        [
+            (
+                "resume",
+                problem(409, "choice-required", choices=["retry", "accept"]),
+                "add --choice with one of retry, accept, and --reason",
+            ),
+            ("approve", problem(409, "plan-changed"), "look at the plan again"),
+            ("approve", problem(403, "approver-is-author"), "use one that has the scope"),
+            ("rollback", problem(403, "frozen"), "lift the freeze"),
+            ("promote", problem(409, "nothing-soaks", detail="No stage is soaking"), ""),
+            ("abort", problem(409, "verb-not-allowed", allowed_verbs=[]), "the rollout has ended"),
+        ],
+    )
+    def test_a_refusal_says_what_would_help(
+        self, waypost: Waypost, fake: FakeApi, verb: str, refusal: Reply, cure: str
+    ) -> None:
+        fake.intervene("POST", verb, refusal)
+        plan = ["--plan", "sha256:7"] if verb == "approve" else []
+        ran = waypost("rollout", verb, "1", "--reason", "x", *plan)
+        assert ran.exit_code == 1
+        assert cure in ran.stderr
+
+
+class TestBadInput:
+    """What the control plane refuses is told field by field, and is exit code 1: no outcome."""
+
+    @pytest.mark.parametrize(
+        ("code", "status", "field", "message"),
+        [
+            ("stage-invalid", 422, "stages[0].policy.failures_tolerated", "could never trip"),
+            ("stage-invalid", 422, "stages[1].select.sites", "is named by stage 'a' already"),
+            ("rollout-selects-no-site", 422, "stages", "no site is left"),
+            ("strategy-unknown", 422, "strategy", "There is no strategy 'x' in use."),
+            ("start-in-the-past", 422, "start_at", "must be in the future"),
+            ("version-quarantined", 422, "version", "is quarantined"),
+            ("exclude-invalid", 422, "exclude.sites", "must be a list of site names"),
+        ],
+    )
+    @pytest.mark.parametrize("command", ["plan", "start"])
+    def test_of_a_plan(
+        self,
+        waypost: Waypost,
+        fake: FakeApi,
+        command: str,
+        code: str,
+        status: int,
+        field: str,
+        message: str,
+    ) -> None:
+        errors = [{"field": field, "message": message}]
+        fake.intervene("POST", "rollouts", problem(status, code, errors=errors))
+
+        ran = waypost("rollout", command, "vad", "2")
+
+        assert ran.exit_code == 1
+        assert f"{field}: {message}" in ran.stderr
+        assert f"code {code}" in ran.stderr
+        assert ran.stdout == ""
+
+    def test_a_site_deleted_while_it_activates_is_shown_as_removed(
+        self, waypost: Waypost, fake: FakeApi
+    ) -> None:
+        gone = deployment("oslo", "removed", why="the site was retired")
+        fake.rollouts["1"] = [rollout("running", stage("all", "running", gone))]
+        ran = waypost("rollout", "status", "1")
+        assert ran.exit_code == 0
+        assert "removed" in ran.stdout
+        assert "the site was retired" in ran.stdout
+
+
+class TestStanding:
+    """`status` says in one sentence why not yet, since when, and what would release it."""
+
+    def stands(self, waypost: Waypost, fake: FakeApi, state: str, **members: object) -> str:
+        fake.rollouts["1"] = [rollout(state, waiting_since="2026-11-23T13:00:00Z", **members)]
+        ran = waypost("rollout", "status", "1")
+        (sentence,) = ran.stderr.splitlines()
+        return sentence
+
+    def test_for_time_or_sites(self, waypost: Waypost, fake: FakeApi) -> None:
+        reason = "stage all: 1 of 4 verified; waiting for oslo"
+        sentence = self.stands(waypost, fake, "running", waits_for="sites", reason=reason)
+        assert sentence == f"rollout 1 waits for its sites since 2026-11-23 13:00 UTC: {reason}"
+
+    def test_for_a_choice(self, waypost: Waypost, fake: FakeApi) -> None:
+        sentence = self.stands(
+            waypost, fake, "paused", waits_for="person", pause_code="stage-failed",
+            reason="1 of 4 failed", choices=["retry", "accept"], allowed_verbs=["resume"],
+        )  # fmt: skip
+        assert sentence == (
+            "rollout 1 waits for a person since 2026-11-23 13:00 UTC: 1 of 4 failed; allowed now:"
+            " resume; resume wants --choice retry, accept"
+        )
+
+    def test_for_an_approval(self, waypost: Waypost, fake: FakeApi) -> None:
+        sentence = self.stands(
+            waypost, fake, "planned", waits_for="person", reason_code="approval-pending",
+            reason="the plan waits for an approval", plan_digest="sha256:7",
+        )  # fmt: skip
+        assert sentence.endswith("; waypost rollout approve 1 --plan sha256:7")
+
+    def test_of_one_that_was_superseded(self, waypost: Waypost, fake: FakeApi) -> None:
+        fake.rollouts["1"] = [rollout("superseded", superseded_by=4)]
+        ran = waypost("rollout", "status", "1")
+        assert (ran.exit_code, ran.stderr) == (2, "rollout 4 takes the place of rollout 1\n")
+
+    def test_a_success_with_exceptions_is_one_with_a_warning(
+        self, waypost: Waypost, fake: FakeApi
+    ) -> None:
+        reason = "verified at 9 sites; not at 1 site"
+        fake.rollouts["1"] = [rollout("succeeded_with_exceptions", reason=reason)]
+        for form in ("table", "json", "junit"):
+            ran = waypost("rollout", "wait", "1", "-o", form)
+            assert ran.exit_code == 0
+            assert f"warning: rollout 1 has succeeded with exceptions: {reason}" in ran.stderr
+
+
+def test_a_wait_ends_at_once_with_4_when_an_approval_is_needed(
+    waypost: Waypost, fake: FakeApi
+) -> None:
+    fake.rollouts["1"] = [
+        rollout("planned", waits_for="engine"),
+        rollout("planned", waits_for="person", reason_code="approval-pending"),
+    ]
+    ran = waypost("rollout", "start", "vad", "2", "--strategy", "asked", "--wait")
+    assert ran.exit_code == 4
+    assert "waits for a person" in ran.stderr
+
+
+def test_a_second_try_is_shown_with_what_it_waits_for(waypost: Waypost, fake: FakeApi) -> None:
+    site = deployment(
+        "oslo", "pending", attempt=2, why="it failed before; offered again at 14:00",
+        waiting_since="2026-11-23T13:00:00Z",
+    )  # fmt: skip
+    fake.rollouts["1"] = [rollout("running", stage("all", "running", site, why="2 of 3 verified"))]
+    shown = waypost("rollout", "status", "1").stdout
+    for words in ("pending, try 2", "it failed before", "11-23 13:00", "2 of 3 verified"):
+        assert words in shown
+
+
+def test_what_happened_is_listed_newest_first(waypost: Waypost, fake: FakeApi) -> None:
+    actions = ("rollout.paused", "rollout.started", "rollout.created")
+    fake.lists["rollouts/1/events"] = [
+        {"at": "13:00", "actor": "user:ann", "action": action, "reason": "lunch"}
+        for action in actions
+    ]
+    ran = waypost("rollout", "events", "1", "--limit", "2")
+    assert ran.stdout.index("rollout.paused") < ran.stdout.index("rollout.started")
+    assert "rollout.created" not in ran.stdout
+    assert "user:ann" in ran.stdout

@@ -29,6 +29,14 @@ from waypost_cli.stages import parse_stage, plan_from_options, read_stages_file
             },
         ),
         (
+            "each per=region count=2 region=eu hardware=L4",
+            {
+                "name": "each",
+                "select": {"per": "region", "count": 2, "region": "eu", "hardware": "L4"},
+                "soak_seconds": 60,
+            },
+        ),
+        (
             "two sites=edge-1,edge-2 soak=0",
             {"name": "two", "select": {"sites": ["edge-1", "edge-2"]}, "soak_seconds": 0},
         ),
@@ -54,6 +62,8 @@ def test_a_stage_is_read_into_the_form_of_the_api(text: str, stage: dict[str, ob
         ("canary percent=0", "percent=0"),
         ("canary percent=101", "percent=101"),
         ("canary percent=ten", "percent=ten"),
+        ("canary count=0", "count=0"),
+        ("canary count=many", "count=many"),
         ("canary soak=soon", "'soon' is not a duration"),
         ("canary sites=a,,b", "empty name"),
         ("canary label.a='x", "cannot be read"),

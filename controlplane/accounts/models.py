@@ -16,6 +16,7 @@ class Scope(models.TextChoices):
     PUSH = "push", "push model versions"
     ROLLOUT = "rollout", "start and steer rollouts"
     FLEET = "fleet", "add sites and enrolment tokens"
+    FREEZE = "freeze", "freeze and lift, set the budget, roll back during a freeze"
 
 
 class ApiToken(models.Model):

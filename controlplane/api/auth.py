@@ -53,4 +53,23 @@ def actor_of(request: Request) -> str:
     return f"token:{request.auth.name}"
 
 
-__all__ = ["ApiTokenAuthentication", "HasScope", "Scope", "actor_of"]
+def person_of(request: Request) -> str:
+    """The person behind the token: what two tokens of theirs do, one person did."""
+    assert isinstance(request.auth, ApiToken)
+    return request.auth.user.get_username()
+
+
+def may_freeze(request: Request) -> bool:
+    """Whether the caller stands above a freeze."""
+    assert isinstance(request.auth, ApiToken)
+    return Scope.FREEZE in request.auth.scopes
+
+
+__all__ = [
+    "ApiTokenAuthentication",
+    "HasScope",
+    "Scope",
+    "actor_of",
+    "may_freeze",
+    "person_of",
+]

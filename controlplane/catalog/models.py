@@ -4,10 +4,18 @@ from django.db import models
 from django.db.models import Q
 
 
+class DriftPolicy(models.TextChoices):
+    CORRECT = "correct", "correct"
+    HOLD = "hold", "hold"
+    ADOPT = "adopt", "adopt"
+
+
 class Model(models.Model):
     """A named line of versions."""
 
     name = models.CharField(max_length=64, unique=True)
+    # What to do when a site reports another version than is desired, and nobody is at it.
+    drift_policy = models.CharField(max_length=16, choices=DriftPolicy, default=DriftPolicy.CORRECT)
     description = models.CharField(max_length=500, blank=True)
     created_at = models.DateTimeField()
 
@@ -32,6 +40,7 @@ class Blob(models.Model):
 class VersionState(models.TextChoices):
     UPLOADING = "uploading", "uploading"
     REGISTERED = "registered", "registered"
+    QUARANTINED = "quarantined", "quarantined"
 
 
 class Version(models.Model):
@@ -40,6 +49,8 @@ class Version(models.Model):
     model = models.ForeignKey(Model, on_delete=models.PROTECT, related_name="versions")
     number = models.PositiveIntegerField()
     state = models.CharField(max_length=16, choices=VersionState, default=VersionState.UPLOADING)
+    # Why it may not be used, while quarantined: who said so, and what they said.
+    state_reason = models.CharField(max_length=500, blank=True)
     manifest = models.JSONField()
     manifest_digest = models.CharField(max_length=71)
     size_bytes = models.BigIntegerField()

@@ -7,7 +7,14 @@ from django.db import IntegrityError, transaction
 from django.db.models import Max
 
 from controlplane.audit.services import record_event
-from controlplane.catalog.models import Blob, Model, Version, VersionFile, VersionState
+from controlplane.catalog.models import (
+    Blob,
+    DriftPolicy,
+    Model,
+    Version,
+    VersionFile,
+    VersionState,
+)
 from controlplane.catalog.queries import blob_store, manifest_of, missing_digests
 from controlplane.catalog.store import Readable
 from controlplane.domain.errors import Conflict, FieldError, InvalidInput, NotFound
@@ -201,6 +208,28 @@ def discard_upload(*, version: Version, actor: str, now: datetime) -> None:
         action="version.discarded",
         object_type="version",
         object_id=f"{version.model.name}/{version.number}",
+    )
+
+
+@transaction.atomic
+def set_drift_policy(
+    *, model: Model, policy: DriftPolicy, reason: str, actor: str, now: datetime
+) -> None:
+    """What is done when a site serves another version than is desired. The same again changes
+    nothing and is no event."""
+    row = Model.objects.select_for_update().get(pk=model.pk)
+    if row.drift_policy == policy:
+        return
+    before, row.drift_policy = row.drift_policy, policy
+    row.save(update_fields=["drift_policy"])
+    record_event(
+        now=now,
+        actor=actor,
+        action="model.drift_policy_changed",
+        object_type="model",
+        object_id=model.name,
+        reason=reason,
+        data={"drift_policy": {"before": before, "after": policy.value}},
     )
 
 

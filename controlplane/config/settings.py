@@ -10,6 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from controlplane.config.secret_key import load_secret_key
 from controlplane.domain.rollout import DeploymentState, RolloutState, StageState
+from controlplane.domain.windows import WindowKind
 
 BASE_DIR = Path(__file__).resolve().parents[2]
 env = environ.Env()
@@ -41,11 +42,18 @@ WAYPOST_TICK_SECONDS = positive("WAYPOST_TICK_SECONDS", 5)
 WAYPOST_POLL_SECONDS = positive("WAYPOST_POLL_SECONDS", 15)
 # A report older than this is no evidence. Three polls, so that one lost report is no alarm.
 WAYPOST_STALE_SECONDS = positive("WAYPOST_STALE_SECONDS", 3 * WAYPOST_POLL_SECONDS + 5)
+# How long a site may report something else than is desired before its drift is acted on.
+WAYPOST_DRIFT_SECONDS = positive("WAYPOST_DRIFT_SECONDS", 300)
+# How long an approval is worth something.
+WAYPOST_APPROVAL_HOURS = positive("WAYPOST_APPROVAL_HOURS", 24)
 # Without a tick for this long the engine counts as down.
 WAYPOST_ENGINE_STALE_SECONDS = positive("WAYPOST_ENGINE_STALE_SECONDS", 60)
 WAYPOST_ARTIFACT_DIR = Path(
     env.str("WAYPOST_ARTIFACT_DIR", default=str(DATA_DIR / "artifacts"))
 ).absolute()
+# Where webhooks may lead beyond https to public addresses.
+WAYPOST_WEBHOOK_ALLOW_HTTP = env.bool("WAYPOST_WEBHOOK_ALLOW_HTTP", default=False)
+WAYPOST_WEBHOOK_ALLOW_PRIVATE = env.bool("WAYPOST_WEBHOOK_ALLOW_PRIVATE", default=False)
 
 INSTALLED_APPS = [
     "django.contrib.admin",
@@ -126,6 +134,9 @@ LOGOUT_REDIRECT_URL = "login"
 # Without a broker every ring is lost and the engine lives by its tick alone, which is correct.
 CELERY_BROKER_URL = env.str("BROKER_URL", default="memory://")
 CELERY_TASK_IGNORE_RESULT = True
+# Webhooks have a queue and a worker of their own (the courier): a receiver that does not answer
+# must not keep the engine waiting.
+CELERY_TASK_ROUTES = {"audit.deliver": {"queue": "webhooks"}}
 CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
 CELERY_TASK_TIME_LIMIT = 90
@@ -151,7 +162,13 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": WAYPOST_TICK_SECONDS,
         # A tick nobody ran in time is worthless: the next one sees the same rows.
         "options": {"expires": max(WAYPOST_TICK_SECONDS, 1)},
-    }
+    },
+    # Retries, and what a lost ring left behind.
+    "webhooks": {
+        "task": "audit.deliver",
+        "schedule": WAYPOST_TICK_SECONDS,
+        "options": {"expires": max(WAYPOST_TICK_SECONDS, 1)},
+    },
 }
 
 REST_FRAMEWORK = {
@@ -179,6 +196,8 @@ SPECTACULAR_SETTINGS = {
         "RolloutState": [state.value for state in RolloutState],
         "StageState": [state.value for state in StageState],
         "DeploymentState": [state.value for state in DeploymentState],
+        "DeploymentKind": ["forward", "rollback"],
+        "WindowKind": [kind.value for kind in WindowKind],
     },
 }
 

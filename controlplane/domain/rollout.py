@@ -1,17 +1,21 @@
-"""When a rollout goes on, holds or turns back: `decide(view, now)`.
+"""The words of rollouts: states and the legal steps between them, verbs, views and decisions.
 
-A view is what the rows say, a decision is what they should say next, with the reason for a person
-at 3 a.m. Nothing here reads a clock, a row or a site."""
+A view is what the rows say; a decision is what they should say next, with the reason for a person
+at 3 a.m. Which decision follows from which view stands in `domain/decide.py`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+
+from controlplane.domain.gates import GateResult
+from controlplane.domain.policy import Limits, StagePolicy, resolve
 
 
 class RolloutState(StrEnum):
     """Life of a rollout; the final ones never reopen."""
 
+    QUEUED = "queued"
     PLANNED = "planned"
     RUNNING = "running"
     PAUSED = "paused"
@@ -20,7 +24,9 @@ class RolloutState(StrEnum):
     ROLLING_BACK = "rolling_back"
     ROLLED_BACK = "rolled_back"
     ROLLBACK_INCOMPLETE = "rollback_incomplete"
+    SUPERSEDED = "superseded"
     SUCCEEDED = "succeeded"
+    SUCCEEDED_WITH_EXCEPTIONS = "succeeded_with_exceptions"
 
 
 class StageState(StrEnum):
@@ -48,6 +54,13 @@ class DeploymentState(StrEnum):
     VERIFYING = "verifying"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
+    # It was silent for too long: counted against the stage, or put off to the trailing one.
+    TIMED_OUT = "timed_out"
+    DEFERRED = "deferred"
+    # Its hardware is no longer what the plan was made for.
+    REJECTED = "rejected"
+    # The site was retired.
+    REMOVED = "removed"
     CANCELLED = "cancelled"
     ROLLED_BACK = "rolled_back"
     ROLLBACK_FAILED = "rollback_failed"
@@ -56,20 +69,26 @@ class DeploymentState(StrEnum):
 R, S, D = RolloutState, StageState, DeploymentState
 
 ROLLOUT_TRANSITIONS: Mapping[RolloutState, frozenset[RolloutState]] = {
+    R.QUEUED: frozenset({R.PLANNED, R.CANCELLED}),
     R.PLANNED: frozenset({R.RUNNING, R.CANCELLING}),
-    R.RUNNING: frozenset({R.PAUSED, R.CANCELLING, R.ROLLING_BACK, R.SUCCEEDED}),
+    R.RUNNING: frozenset(
+        {R.PAUSED, R.CANCELLING, R.ROLLING_BACK, R.SUCCEEDED, R.SUCCEEDED_WITH_EXCEPTIONS}
+    ),
     R.PAUSED: frozenset({R.RUNNING, R.CANCELLING, R.ROLLING_BACK}),
-    R.CANCELLING: frozenset({R.CANCELLED, R.ROLLING_BACK}),
+    R.CANCELLING: frozenset({R.CANCELLED, R.SUPERSEDED, R.ROLLING_BACK}),
     R.ROLLING_BACK: frozenset({R.ROLLED_BACK, R.ROLLBACK_INCOMPLETE}),
     R.CANCELLED: frozenset(),
     R.ROLLED_BACK: frozenset(),
     R.ROLLBACK_INCOMPLETE: frozenset(),
+    R.SUPERSEDED: frozenset(),
     R.SUCCEEDED: frozenset(),
+    R.SUCCEEDED_WITH_EXCEPTIONS: frozenset(),
 }
 STAGE_TRANSITIONS: Mapping[StageState, frozenset[StageState]] = {
-    S.PENDING: frozenset({S.RUNNING, S.SKIPPED, S.CANCELLED}),
-    S.RUNNING: frozenset({S.SOAKING, S.FAILED, S.CANCELLED}),
-    S.SOAKING: frozenset({S.PASSED, S.FAILED, S.CANCELLED}),
+    # With a barrier a site may fail before its stage has begun.
+    S.PENDING: frozenset({S.RUNNING, S.FAILED, S.SKIPPED, S.CANCELLED}),
+    S.RUNNING: frozenset({S.SOAKING, S.FAILED, S.SKIPPED, S.CANCELLED}),
+    S.SOAKING: frozenset({S.PASSED, S.FAILED, S.SKIPPED, S.CANCELLED}),
     S.PASSED: frozenset({S.FAILED}),
     S.FAILED: frozenset(),
     S.SKIPPED: frozenset(),
@@ -77,26 +96,111 @@ STAGE_TRANSITIONS: Mapping[StageState, frozenset[StageState]] = {
 }
 
 FINAL_ROLLOUT = frozenset(s for s, after in ROLLOUT_TRANSITIONS.items() if not after)
-ACTIVE_ROLLOUT = frozenset(R) - FINAL_ROLLOUT
+# At most one of these for a model; a queued one waits for it to end.
+ACTIVE_ROLLOUT = frozenset(R) - FINAL_ROLLOUT - {R.QUEUED}
+GOOD_END = frozenset({R.SUCCEEDED, R.SUCCEEDED_WITH_EXCEPTIONS})
 STARTED_STAGE = frozenset({S.RUNNING, S.SOAKING, S.PASSED})
+OPEN_STAGE = frozenset({S.PENDING, S.RUNNING, S.SOAKING})
 ACTIVE_DEPLOYMENT = frozenset(
     {D.OFFERED, D.STAGING, D.STAGED, D.PROVING, D.ACTIVATING, D.VERIFYING}
 )
 FINAL_DEPLOYMENT = frozenset(D) - ACTIVE_DEPLOYMENT - {D.PENDING}
 # Before the switch a site can be called back without having changed what it serves.
 BEFORE_SWITCH = frozenset({D.OFFERED, D.STAGING, D.STAGED, D.PROVING})
+# Begun under a lease: it may be anywhere between two versions, whatever is heard of it.
+BEGUN = frozenset({D.PROVING, D.ACTIVATING, D.VERIFYING})
+# Has left the plan: neither a success nor a failure of the stage.
+OUT_OF_STAGE = frozenset({D.REMOVED, D.CANCELLED, D.DEFERRED, D.REJECTED})
+STAGE_FAILURES = frozenset({D.FAILED, D.TIMED_OUT})
 
 VERBS: Mapping[str, frozenset[RolloutState]] = {
+    "approve": frozenset({R.QUEUED, R.PLANNED, R.RUNNING, R.PAUSED}),
     "pause": frozenset({R.RUNNING}),
     "resume": frozenset({R.PAUSED}),
-    "abort": frozenset({R.PLANNED, R.RUNNING, R.PAUSED}),
+    "promote": frozenset({R.RUNNING}),
+    "retry-failed": frozenset({R.RUNNING, R.PAUSED}),
+    "abort": frozenset({R.QUEUED, R.PLANNED, R.RUNNING, R.PAUSED}),
     "rollback": frozenset({R.RUNNING, R.PAUSED, R.CANCELLING}),
 }
+
+
+class ResumeChoice(StrEnum):
+    """What is to become of that which made the engine pause."""
+
+    RETRY = "retry"
+    ACCEPT = "accept"
+    ROLLBACK = "rollback"
+
+
+# Where it is not all of them: what would only lead to the same pause is no choice.
+_RESUME_CHOICES: Mapping[str, tuple[ResumeChoice, ...]] = {
+    "canary-empty": (ResumeChoice.ACCEPT, ResumeChoice.ROLLBACK),
+}
+
+
+def resume_choices(pause_code: str) -> tuple[ResumeChoice, ...]:
+    """What somebody may choose who resumes after the engine paused."""
+    return _RESUME_CHOICES.get(pause_code, tuple(ResumeChoice))
+
+
+class OnConflict(StrEnum):
+    """What a new rollout does while another of its model is not over."""
+
+    REFUSE = "refuse"
+    QUEUE = "queue"
+    SUPERSEDE = "supersede"
+
+
+# Trouble of the surroundings says nothing about the version: it pauses and never turns back.
+INFRASTRUCTURE_CODES = frozenset(
+    {"download-failed", "disk-full", "store-failed", "triton-unreachable", "server-behind"}
+)
 
 
 def allowed_verbs(state: RolloutState) -> list[str]:
     """What a person may do to a rollout in this state, in the order a page shows it."""
     return [verb for verb, states in VERBS.items() if state in states]
+
+
+class WaitsFor(StrEnum):
+    """Who or what ends a wait."""
+
+    PERSON = "person"
+    SITES = "sites"
+    TIME = "time"
+    ENGINE = "engine"
+    NOTHING = "nothing"
+
+
+_WAITS_FOR: Mapping[str, WaitsFor] = {
+    "approval-pending": WaitsFor.PERSON,
+    "paused": WaitsFor.PERSON,
+    "version-withdrawn": WaitsFor.PERSON,
+    "stage-failed": WaitsFor.PERSON,
+    "gate-failed": WaitsFor.PERSON,
+    "gate-inconclusive": WaitsFor.SITES,  # paused for it, the state says who is asked
+    "canary-empty": WaitsFor.PERSON,
+    "infrastructure": WaitsFor.PERSON,
+    "queued": WaitsFor.SITES,
+    "scheduled": WaitsFor.TIME,
+    "soaking": WaitsFor.TIME,
+    "penalty-box": WaitsFor.TIME,
+    "offers-held": WaitsFor.TIME,  # or for whoever lifts the freeze; the sentence says which
+    "deployments-unfinished": WaitsFor.SITES,
+    "earlier-site-unhealthy": WaitsFor.SITES,
+    "earlier-site-stale": WaitsFor.SITES,
+    "switching": WaitsFor.SITES,
+    "rollback-unfinished": WaitsFor.SITES,
+}
+
+
+def waits_for(state: RolloutState, reason_code: str) -> WaitsFor:
+    """Who can end the wait of a rollout that says this reason code."""
+    if state in FINAL_ROLLOUT:
+        return WaitsFor.NOTHING
+    if state is R.PAUSED:
+        return WaitsFor.PERSON
+    return _WAITS_FOR.get(reason_code, WaitsFor.ENGINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +219,12 @@ class StageView:
     their counts stand beside them. `stale`: succeeded, but no report within the limit.
     `unhealthy`: succeeded, reporting, and not serving the target well. `silent`: of those being
     called back or finishing, how many nobody has heard of for so long that they are not waited for.
+
+    Of the pending, `penalised` are not to be offered before `penalty_until`, and `held` are kept by
+    a freeze or a closed window. `retryable` failed and have attempts left; `infrastructure` failed
+    for a reason that says nothing of the version. `overdue` are silent past the progress deadline,
+    `retired` still count at sites that are no more. `promoted`, `approved` and the accepted figures
+    are what people said.
     """
 
     index: int
@@ -132,10 +242,41 @@ class StageView:
     unhealthy: tuple[SiteNote, ...] = ()
     unhealthy_count: int = 0
     silent: int = 0
+    policy: StagePolicy = field(default_factory=StagePolicy)
+    trailing: bool = False
+    inconclusive_seconds: float = 0.0
+    promoted: bool = False
+    approved: bool = False
+    accepted_at: datetime | None = None
+    accepted_failures: int = 0
+    gates: tuple[GateResult, ...] = ()
+    penalised: int = 0
+    penalty_until: datetime | None = None
+    held: int = 0
+    held_notes: tuple[SiteNote, ...] = ()
+    retryable: int = 0
+    infrastructure: int = 0
+    overdue: int = 0
+    overdue_notes: tuple[SiteNote, ...] = ()
+    retired: int = 0
+
+    @property
+    def planned(self) -> int:
+        """Every site the stage was ever to reach."""
+        return sum(self.forward.values())
 
     @property
     def sites(self) -> int:
-        return sum(self.forward.values())
+        """Those that still count: thresholds are of these."""
+        return self.planned - self.count(*OUT_OF_STAGE)
+
+    @property
+    def limits(self) -> Limits:
+        return resolve(self.policy, self.sites)
+
+    @property
+    def failures(self) -> int:
+        return self.count(*STAGE_FAILURES)
 
     def count(self, *states: DeploymentState) -> int:
         return sum(self.forward.get(state, 0) for state in states)
@@ -144,7 +285,11 @@ class StageView:
 @dataclass(frozen=True, kw_only=True)
 class RolloutView:
     """All that `decide` may see. `cause` is why the rollout left its way (paused, aborted, rolled
-    back), empty while it is on it; `fresh_within` is how old a report may be and still count."""
+    back), empty while it is on it; `fresh_within` is how old a report may be and still count.
+
+    `blocked_by` is the rollout a queued one waits for, `superseded_by` the one that took over,
+    `withdrawn` why the version may no longer be used. With `barrier` every site gets the bytes at
+    once, and activates when its stage runs."""
 
     model: str
     version: str
@@ -152,6 +297,14 @@ class RolloutView:
     cause: str
     fresh_within: timedelta
     stages: tuple[StageView, ...]
+    start_at: datetime | None = None
+    approval_required: bool = False
+    approved: bool = False
+    blocked_by: int | None = None
+    superseded_by: int | None = None
+    withdrawn: str = ""
+    barrier: bool = False
+    pause_code: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,10 +315,67 @@ class Begin:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Release:
+    """A queued rollout becomes the one of its model."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class StartStage:
-    """Offer the version to every site of the stage."""
+    """The stage's sites may activate from now on."""
 
     stage: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfferSites:
+    """Offer the version to `count` more sites of the stage, in the order of the plan."""
+
+    stage: int
+    count: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryFailed:
+    """Each failed site with attempts left gets another one, after its time in the penalty box."""
+
+    stage: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndOverdue:
+    """End the part of the sites that are silent past the deadline. Those that had begun are timed
+    out, which counts as a failure; the others too, or (`defer`) go to the trailing stage."""
+
+    stage: int
+    defer: bool
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveRetired:
+    """Sites of the stage are no more; they leave its denominator."""
+
+    stage: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallBack:
+    """Sites that were let finish their switch have not switched after all, as after a restart."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pause:
+    """Stop and ask a person: `code` says what a resume must answer."""
+
+    code: str
     reason: str
 
 
@@ -187,16 +397,18 @@ class BeginSoak:
 
 @dataclass(frozen=True, kw_only=True)
 class CountSoak:
-    """Count the interval up to now as soaked (`seconds`, 0 if its evidence was not fresh)."""
+    """Count the interval up to now as soaked (`seconds`, 0 if its evidence was not enough), or as
+    time without evidence (`inconclusive`); good evidence sets the latter back to nothing."""
 
     stage: int
     seconds: float
     reason: str
+    inconclusive: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class PassStage:
-    """The gate is open. `seconds` is the last counted interval."""
+    """Every gate is open. `seconds` is the last counted interval."""
 
     stage: int
     seconds: float
@@ -231,172 +443,20 @@ class Wait:
 
 
 Decision = (
-    Begin | StartStage | SkipStage | BeginSoak | CountSoak | PassStage | RollBack | Finish | Wait
+    Release
+    | Begin
+    | StartStage
+    | OfferSites
+    | RetryFailed
+    | EndOverdue
+    | RemoveRetired
+    | CallBack
+    | SkipStage
+    | BeginSoak
+    | CountSoak
+    | PassStage
+    | Pause
+    | RollBack
+    | Finish
+    | Wait
 )
-
-
-def decide(view: RolloutView, now: datetime) -> Decision:
-    """The next thing to do with a rollout. Safety first: a failed site turns the rollout back
-    in every state that could still promote, also while a person has paused it."""
-    if view.state in FINAL_ROLLOUT:
-        return Wait(reason_code="final", reason=view.cause)
-    if view.state is R.PLANNED:
-        return Begin(reason=f"starting version {view.version} of {view.model}")
-    if view.state is R.ROLLING_BACK:
-        return _decide_rolling_back(view)
-    if view.state is R.CANCELLING:
-        return _decide_cancelling(view)
-    if turned := _failed(view):
-        return turned
-    if view.state is R.PAUSED:
-        return Wait(reason_code="paused", reason=view.cause)
-    return _decide_running(view, now)
-
-
-def _failed(view: RolloutView) -> RollBack | None:
-    started = [stage for stage in view.stages if stage.state in STARTED_STAGE]
-    bad = [stage for stage in started if stage.count(D.FAILED)]
-    if not bad:
-        return None
-    first = bad[0]
-    named = _names(first.failed, first.count(D.FAILED))
-    return RollBack(
-        reason_code="deployment-failed",
-        reason=f"stage {first.name}: {named}",
-        failed_stages=tuple(stage.index for stage in bad),
-    )
-
-
-def _decide_running(view: RolloutView, now: datetime) -> Decision:
-    current = next((s for s in view.stages if s.state not in (S.PASSED, S.SKIPPED)), None)
-    if current is None:
-        sites = sum(stage.count(D.SUCCEEDED) for stage in view.stages)
-        return Finish(
-            state=R.SUCCEEDED, reason=f"version {view.version} is verified at {_sites(sites)}"
-        )
-    if current.state is S.SOAKING:
-        return _decide_soaking(view, current, now)
-    if held := _held_by_earlier(view, current):
-        return held
-    if current.state is S.PENDING:
-        if not current.sites:
-            return SkipStage(stage=current.index, reason="the stage selects no site")
-        return StartStage(
-            stage=current.index, reason=f"stage {current.name}: offered to {_sites(current.sites)}"
-        )
-    missing = current.sites - current.count(D.SUCCEEDED, D.CANCELLED)
-    if missing:
-        named = _names(current.unfinished, missing)
-        return Wait(
-            reason_code="deployments-unfinished",
-            reason=f"stage {current.name}: {current.count(D.SUCCEEDED)} of {current.sites} "
-            f"verified; waiting for {named}",
-        )
-    return BeginSoak(
-        stage=current.index,
-        reason=f"stage {current.name}: verified at {_sites(current.count(D.SUCCEEDED))}",
-    )
-
-
-def _decide_soaking(view: RolloutView, stage: StageView, now: datetime) -> Decision:
-    """Soak counts only intervals whose evidence is fresh: an hour in which nobody reported, or in
-    which this engine itself was down, is no evidence of health."""
-    since = stage.soak_counted_until or now
-    interval = max(0.0, (now - since).total_seconds())
-    if stage.unhealthy_count:
-        why = f"{_names(stage.unhealthy, stage.unhealthy_count)}"
-        return CountSoak(stage=stage.index, seconds=0.0, reason=_soak_sentence(stage, 0.0, why))
-    if stage.stale_count:
-        why = f"no fresh report: {_names(stage.stale, stage.stale_count)}"
-        return CountSoak(stage=stage.index, seconds=0.0, reason=_soak_sentence(stage, 0.0, why))
-    counted = min(interval, view.fresh_within.total_seconds())
-    if stage.soaked_seconds + counted < stage.soak_seconds:
-        return CountSoak(
-            stage=stage.index, seconds=counted, reason=_soak_sentence(stage, counted, "")
-        )
-    if held := _held_by_earlier(view, stage):
-        return held
-    return PassStage(
-        stage=stage.index,
-        seconds=counted,
-        reason=f"stage {stage.name}: {_sites(stage.count(D.SUCCEEDED))} healthy for "
-        f"{stage.soak_seconds:g} s with fresh reports",
-    )
-
-
-def _soak_sentence(stage: StageView, counted: float, held_because: str) -> str:
-    done = min(stage.soaked_seconds + counted, stage.soak_seconds)
-    sentence = f"stage {stage.name}: soaked {done:.0f} of {stage.soak_seconds:g} s"
-    return f"{sentence}; not counting: {held_because}" if held_because else sentence
-
-
-def _held_by_earlier(view: RolloutView, current: StageView) -> Wait | None:
-    """An early site can go bad late, or fall silent, perhaps because of the version. Either holds
-    promotion until it is well or somebody decides."""
-    for stage in view.stages:
-        if stage.index >= current.index or stage.state is not S.PASSED:
-            continue
-        for code, notes, count in (
-            ("earlier-site-unhealthy", stage.unhealthy, stage.unhealthy_count),
-            ("earlier-site-stale", stage.stale, stage.stale_count),
-        ):
-            if count:
-                return Wait(
-                    reason_code=code,
-                    reason=f"stage {current.name} waits: in stage {stage.name}, "
-                    f"{_names(notes, count)}; it goes on when they are healthy, or roll back",
-                )
-    return None
-
-
-def _decide_cancelling(view: RolloutView) -> Decision:
-    busy = sum(stage.count(*ACTIVE_DEPLOYMENT) for stage in view.stages)
-    silent = sum(stage.silent for stage in view.stages)
-    if busy > silent:
-        notes = tuple(note for stage in view.stages for note in stage.unfinished)
-        return Wait(
-            reason_code="switching",
-            reason=f"aborted; sites already switching finish: {_names(notes, busy)}",
-        )
-    return Finish(state=R.CANCELLED, reason=view.cause + _not_waited_for(silent))
-
-
-def _decide_rolling_back(view: RolloutView) -> Decision:
-    totals = {state: sum(s.rollback.get(state, 0) for s in view.stages) for state in D}
-    open_count = totals[D.PENDING] + sum(totals[state] for state in ACTIVE_DEPLOYMENT)
-    silent = sum(stage.silent for stage in view.stages)
-    if open_count > silent:
-        notes = tuple(note for stage in view.stages for note in stage.unfinished)
-        return Wait(
-            reason_code="rollback-unfinished",
-            reason=f"{view.cause}; waiting for {_names(notes, open_count)} to return",
-        )
-    failed = totals[D.ROLLBACK_FAILED]
-    if failed or silent:
-        could_not = f"; {_sites(failed)} could not return" if failed else ""
-        reason = f"{view.cause}{could_not}{_not_waited_for(silent)}"
-        return Finish(state=R.ROLLBACK_INCOMPLETE, reason=reason)
-    returned = _sites(totals[D.ROLLED_BACK])
-    return Finish(state=R.ROLLED_BACK, reason=f"{view.cause}; {returned} returned")
-
-
-def _not_waited_for(silent: int) -> str:
-    """Their wish stands without this rollout: an agent that comes back follows it."""
-    return (
-        f"; not waited for {_sites(silent)} long silent: called back when heard of"
-        if silent
-        else ""
-    )
-
-
-def _sites(count: int) -> str:
-    return "1 site" if count == 1 else f"{count} sites"
-
-
-def _names(notes: tuple[SiteNote, ...], count: int) -> str:
-    """Up to three sites by name, the rest as a number: a reason must fit a line."""
-    if not notes:
-        return _sites(count)
-    shown = ", ".join(f"{n.site} ({n.note})" if n.note else n.site for n in notes[:3])
-    more = count - min(len(notes), 3)
-    return f"{shown} and {more} more" if more > 0 else shown

@@ -4,61 +4,40 @@ It must not know rows, rollouts in progress or the clock."""
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from controlplane.domain.cautions import NAMED, cautions
+from controlplane.domain.draw import draw, draw_per
 from controlplane.domain.errors import FieldError, InvalidInput
-
-TIERS = ("hyperscale", "regional", "edge")
-MAX_STAGES = 50
-MAX_SOAK_SECONDS = 30 * 24 * 3600
-_STAGE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
-_SELECT_KEYS = ("tier", "labels", "percent", "sites")
+from controlplane.domain.policy import span
+from controlplane.domain.selector import SiteSelector, SiteTraits
+from controlplane.domain.stages import StageSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A site as the planner sees it. `excluded` is why it cannot take part, or None."""
+class Candidate(SiteTraits):
+    """A site as the planner sees it. `excluded` is why it cannot take part, or None.
 
-    name: str
-    tier: str
-    labels: Mapping[str, str]
+    `downlink_mbit_per_s` None: nobody stated it.
+    """
+
     excluded: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageSpec:
-    """One stage as asked for. Conditions narrow each other; `percent` is taken of what is left."""
-
-    name: str
-    soak_seconds: float
-    tier: str | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
-    sites: frozenset[str] | None = None
-    percent: int | None = None
-
-    def document(self) -> dict[str, object]:
-        """The selection in the form the API takes it."""
-        select: dict[str, object] = {}
-        if self.tier:
-            select["tier"] = self.tier
-        if self.labels:
-            select["labels"] = dict(self.labels)
-        if self.sites is not None:
-            select["sites"] = sorted(self.sites)
-        if self.percent is not None:
-            select["percent"] = self.percent
-        return select
+    downlink_mbit_per_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Each included site in exactly one stage; every other site in `excluded` with the reason."""
+    """Each included site in exactly one stage; every other site in `excluded` with the reason.
+
+    `hardware` of each included site is what it was planned with.
+    """
 
     stages: tuple[tuple[StageSpec, tuple[str, ...]], ...]
     excluded: tuple[tuple[str, str], ...]
+    hardware: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def sites(self) -> int:
@@ -69,14 +48,18 @@ class Plan:
         """The least time the rollout takes, transfer and loading left out."""
         return sum(spec.soak_seconds for spec, names in self.stages if names)
 
-    def digest(self, *, manifest_digest: str) -> str:
+    def digest(self, *, manifest_digest: str, terms: Mapping[str, object] | None = None) -> str:
         """`sha256:` and hex over what is agreed to when a plan is: the bytes, the stages in order,
-        and each stage's sites and soak. Who is left out, and why, may change without harm."""
+        each stage's sites, soak and policy, and the `terms` of the whole (strategy, barrier, ...).
+        Who is left out, and why, may change without harm."""
         document = {
             "manifest": manifest_digest,
             "stages": [
-                [spec.name, spec.soak_seconds, list(names)] for spec, names in self.stages if names
+                [spec.name, spec.soak_seconds, list(names), spec.policy.document(), spec.trailing]
+                for spec, names in self.stages
+                if names or spec.trailing
             ],
+            "terms": dict(terms or {}),
         }
         canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
         return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
@@ -84,41 +67,134 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """What decides whether a site can take part at all. None: not known, which excludes nobody."""
+    """What decides whether a site can take part at all. None: not known, or nothing against it.
+
+    `pinned`, `busy` and `incompatible` are sentences: held at a version by whom and why, taking
+    part in which rollout of the same model, not able to run the version for what reason.
+    """
 
     joined: bool
     silent_for: timedelta | None
     disk_free_bytes: int | None
+    pinned: str | None = None
+    busy: str | None = None
+    incompatible: str | None = None
 
 
 def exclusion(fit: Fit, *, size_bytes: int, patience: timedelta) -> str | None:
     """Why the site cannot take part, as a sentence for the plan, or None.
 
-    A site silent for a while may come back and is waited for; one silent for longer than
-    `patience` would hold its stage up for nothing.
+    What a person decided comes first, then what only a person can change. A site silent for a while
+    may come back and is waited for; one silent for longer than `patience` would hold its stage up
+    for nothing.
     """
+    if fit.pinned:
+        return fit.pinned
     if not fit.joined:
         return "no agent has joined"
+    if fit.incompatible:
+        return fit.incompatible
     if fit.silent_for is not None and fit.silent_for > patience:
-        return f"not heard of for {_span(fit.silent_for)}"
+        return f"not heard of for {span(fit.silent_for.total_seconds())}"
     if fit.disk_free_bytes is not None and fit.disk_free_bytes < size_bytes:
         return f"needs {_size(size_bytes)} of disk, {_size(fit.disk_free_bytes)} are free"
-    return None
+    return fit.busy
 
 
 def plan_seed(*, manifest_digest: str, specs: Sequence[StageSpec]) -> str:
     """From what is asked for, not from chance: the preview and the run pick the same sites."""
-    asked = [[spec.name, spec.soak_seconds, spec.document()] for spec in specs]
+    asked = [[spec.name, spec.soak_seconds, spec.select_document()] for spec in specs]
     canonical = json.dumps([manifest_digest, asked], sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def _span(span: timedelta) -> str:
-    seconds = int(span.total_seconds())
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"
+def plan_stages(
+    *,
+    specs: Sequence[StageSpec],
+    candidates: Sequence[Candidate],
+    seed: str,
+    exclude: SiteSelector | None = None,
+) -> Plan:
+    """Puts every candidate into the first stage that selects it.
+
+    A share is of the candidates the other conditions leave and no earlier stage took: rounded down,
+    at least 1. Which ones is drawn by `seed`, so that the preview and the run agree. A stage that
+    takes nobody stays in the plan, empty; the engine skips it. Sites that any one condition of
+    `exclude` fits take no part, since leaving out too many is the harmless mistake. Raises
+    `InvalidInput` (`site-unknown`, `rollout-selects-no-site`).
+    """
+    _refuse_unknown_sites(specs, exclude, candidates)
+    unwanted = exclude.conditions() if exclude else ()
+    excluded = {
+        c.name: reason for c in candidates if (reason := _left_out(c, unwanted)) is not None
+    }
+    left = {c.name: c for c in candidates if c.name not in excluded}
+    stages: list[tuple[StageSpec, tuple[str, ...]]] = []
+    for spec in specs:
+        chosen = _chosen(spec, left.values(), seed)
+        for name in chosen:
+            del left[name]
+        stages.append((spec, tuple(chosen)))
+    if not any(names for _, names in stages):
+        why = "; ".join(f"{name}: {reason}" for name, reason in sorted(excluded.items())[:NAMED])
+        detail = "The stages select no site." + (f" Excluded: {why}." if why else "")
+        raise InvalidInput("rollout-selects-no-site", detail)
+    found = cautions(stages, candidates, excluded)
+    for name in left:
+        excluded[name] = "no stage selects it"
+    placed = {name for _, names in stages for name in names}
+    return Plan(
+        stages=tuple(stages),
+        excluded=tuple(sorted(excluded.items())),
+        hardware={c.name: c.hardware for c in candidates if c.name in placed},
+        warnings=tuple(found),
+    )
+
+
+def _left_out(candidate: Candidate, unwanted: Sequence[SiteSelector]) -> str | None:
+    if any(condition.matches(candidate) for condition in unwanted):
+        return "excluded by the request"
+    return candidate.excluded
+
+
+def _chosen(spec: StageSpec, left: Iterable[Candidate], seed: str) -> list[str]:
+    """Of those left, the ones the stage takes, by name. A trailing stage that names no condition
+    waits for sites that are not there yet."""
+    if spec.trailing and not spec.select_document():
+        return []
+    matching = [c for c in left if spec.matches(c)]
+    if not matching:
+        return []
+    if spec.per is not None:
+        return draw_per(matching, spec.per, spec.count or 1, seed)
+    if spec.count is not None:
+        return draw(matching, spec.count, seed)
+    if spec.percent is not None:
+        return draw(matching, max(1, len(matching) * spec.percent // 100), seed)
+    return sorted(c.name for c in matching)
+
+
+def _refuse_unknown_sites(
+    specs: Sequence[StageSpec], exclude: SiteSelector | None, candidates: Sequence[Candidate]
+) -> None:
+    """A mistyped name would quietly leave a site out, or, in a list of exclusions, let it in."""
+    known = {candidate.name for candidate in candidates}
+    asked = [
+        (f"stages[{i}].select.{key}", name)
+        for i, spec in enumerate(specs)
+        for key, names in (("sites", spec.sites or ()), ("exclude", spec.exclude))
+        for name in sorted(names)
+    ]
+    if exclude is not None:
+        asked += [("exclude.sites", name) for name in sorted(exclude.sites or ())]
+    unknown = [(field, name) for field, name in asked if name not in known]
+    if unknown:
+        names = sorted({name for _, name in unknown})
+        raise InvalidInput(
+            "site-unknown",
+            f"No site in service is called {', '.join(names[:NAMED])}.",
+            errors=[FieldError(field=f, message=f"unknown site {n!r}") for f, n in unknown[:20]],
+        )
 
 
 def _size(count: int) -> str:
@@ -126,145 +202,3 @@ def _size(count: int) -> str:
         if count >= size:
             return f"{count / size:.1f} {unit}"
     return f"{count} bytes"
-
-
-DEFAULT_STAGES = (
-    StageSpec(name="canary", percent=10, soak_seconds=60),
-    StageSpec(name="half", percent=50, soak_seconds=60),
-    StageSpec(name="rest", percent=100, soak_seconds=60),
-)
-
-
-def parse_stages(document: object) -> tuple[StageSpec, ...]:
-    """Stages as asked for; None asks for the default. Raises `InvalidInput` (`stage-invalid`)."""
-    if document is None:
-        return DEFAULT_STAGES
-    if not isinstance(document, list) or not document:
-        raise _invalid(
-            [FieldError(field="stages", message="must be a list with at least one stage")]
-        )
-    if len(document) > MAX_STAGES:
-        message = f"has {len(document)} stages; at most {MAX_STAGES} are allowed"
-        raise _invalid([FieldError(field="stages", message=message)])
-    faults: list[FieldError] = []
-    specs = [_parse_stage(f"stages[{i}]", entry, faults) for i, entry in enumerate(document)]
-    names = [spec.name for spec in specs if spec]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        faults.append(FieldError(field="stages", message=f"the name {name!r} is there twice"))
-    if faults:
-        raise _invalid(faults)
-    return tuple(spec for spec in specs if spec)
-
-
-def _parse_stage(where: str, entry: object, faults: list[FieldError]) -> StageSpec | None:
-    if not isinstance(entry, Mapping):
-        faults.append(FieldError(field=where, message="must be an object with name and select"))
-        return None
-    before = len(faults)
-
-    def fault(key: str, message: str) -> None:
-        faults.append(FieldError(field=f"{where}.{key}", message=message))
-
-    for key in sorted(set(map(str, entry)) - {"name", "select", "soak_seconds"}):
-        fault(key, "is not known; a stage has name, select and soak_seconds")
-    name, soak, select = entry.get("name"), entry.get("soak_seconds", 60), entry.get("select", {})
-    if not isinstance(name, str) or not _STAGE_NAME.fullmatch(name):
-        fault("name", "must be 1 to 40 of a-z 0-9 -, such as canary")
-    if (
-        isinstance(soak, bool)
-        or not isinstance(soak, int | float)
-        or not 0 <= soak <= MAX_SOAK_SECONDS
-    ):
-        fault("soak_seconds", f"must be a number from 0 to {MAX_SOAK_SECONDS}")
-    if not isinstance(select, Mapping):
-        fault("select", f"must be an object with some of {', '.join(_SELECT_KEYS)}")
-        return None
-    for key in sorted(set(map(str, select)) - set(_SELECT_KEYS)):
-        fault(f"select.{key}", f"is not known; allowed are {', '.join(_SELECT_KEYS)}")
-    tier, labels = select.get("tier"), select.get("labels", {})
-    percent, sites = select.get("percent"), select.get("sites")
-    if tier is not None and tier not in TIERS:
-        fault("select.tier", f"must be one of {', '.join(TIERS)}")
-    if not isinstance(labels, Mapping) or not all(
-        isinstance(k, str) and isinstance(v, str) for k, v in labels.items()
-    ):
-        fault("select.labels", 'must map names to values, such as {"ring": "0"}')
-    if percent is not None and (
-        isinstance(percent, bool) or not isinstance(percent, int) or not 1 <= percent <= 100
-    ):
-        fault("select.percent", "must be a whole number from 1 to 100")
-    if sites is not None and not (
-        isinstance(sites, list) and sites and all(isinstance(s, str) for s in sites)
-    ):
-        fault("select.sites", "must be a list of site names")
-    if len(faults) > before:
-        return None
-    assert isinstance(name, str)
-    return StageSpec(
-        name=name,
-        soak_seconds=float(soak),
-        tier=tier,
-        labels=dict(labels),
-        sites=frozenset(sites) if sites is not None else None,
-        percent=percent,
-    )
-
-
-def plan_stages(*, specs: Sequence[StageSpec], candidates: Sequence[Candidate], seed: str) -> Plan:
-    """Puts every candidate into the first stage that selects it.
-
-    A percentage is of the candidates the other conditions leave and no earlier stage took:
-    rounded down, at least 1. Which ones is decided by SHA-256 of seed and name, so that the
-    preview and the run agree. Raises `InvalidInput` (`site-unknown`, `rollout-selects-no-site`).
-    """
-    _refuse_unknown_sites(specs, candidates)
-    excluded = {c.name: c.excluded for c in candidates if c.excluded}
-    left = {c.name: c for c in candidates if not c.excluded}
-    stages = []
-    for spec in specs:
-        matching = sorted(c.name for c in left.values() if _selects(spec, c))
-        chosen = matching if spec.percent is None else _sample(matching, spec.percent, seed)
-        for name in chosen:
-            del left[name]
-        stages.append((spec, tuple(chosen)))
-    if not any(names for _, names in stages):
-        why = "; ".join(f"{name}: {reason}" for name, reason in sorted(excluded.items())[:5])
-        detail = "The stages select no site." + (f" Excluded: {why}." if why else "")
-        raise InvalidInput("rollout-selects-no-site", detail)
-    for name in left:
-        excluded[name] = "no stage selects it"
-    return Plan(stages=tuple(stages), excluded=tuple(sorted(excluded.items())))
-
-
-def _selects(spec: StageSpec, candidate: Candidate) -> bool:
-    return (
-        (spec.tier is None or candidate.tier == spec.tier)
-        and (spec.sites is None or candidate.name in spec.sites)
-        and all(candidate.labels.get(key) == value for key, value in spec.labels.items())
-    )
-
-
-def _sample(names: list[str], percent: int, seed: str) -> list[str]:
-    if not names:
-        return []
-    count = max(1, len(names) * percent // 100)
-    ranked = sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
-    return sorted(ranked[:count])
-
-
-def _refuse_unknown_sites(specs: Sequence[StageSpec], candidates: Sequence[Candidate]) -> None:
-    known = {candidate.name for candidate in candidates}
-    named = {name for spec in specs for name in spec.sites or ()}
-    unknown = sorted(named - known)
-    if unknown:
-        raise InvalidInput(
-            "site-unknown",
-            f"No site is called {', '.join(unknown[:5])}.",
-            errors=[
-                FieldError(field="stages", message=f"unknown site {n!r}") for n in unknown[:20]
-            ],
-        )
-
-
-def _invalid(faults: list[FieldError]) -> InvalidInput:
-    return InvalidInput("stage-invalid", "The stages cannot be used as given.", errors=faults)

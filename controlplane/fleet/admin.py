@@ -4,16 +4,27 @@ checks and records it; what agents report, and their keys, may only be seen."""
 from typing import Any
 
 from django.contrib import admin
-from django.forms import ModelForm, ValidationError
+from django.forms import CharField, ModelForm, ValidationError
 from django.http import HttpRequest
 from django.utils.timezone import now as current_time
 
 from controlplane.audit.admin import ReadOnly
-from controlplane.fleet.models import Accelerator, Agent, EnrolmentToken, Generation, Server, Site
+from controlplane.fleet.models import (
+    Accelerator,
+    Agent,
+    EnrolmentToken,
+    Generation,
+    MaintenanceWindow,
+    Server,
+    Site,
+    validate_zone,
+)
 from controlplane.fleet.services import create_site, update_site
 
 
 class SiteForm(ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
+    timezone = CharField(max_length=64, required=False, initial="UTC", validators=[validate_zone])
+
     def clean_labels(self) -> dict[str, str]:
         """What the service would refuse, said at the field."""
         labels = self.cleaned_data["labels"] or {}
@@ -21,18 +32,27 @@ class SiteForm(ModelForm):  # type: ignore[type-arg]  # not subscriptable at run
             raise ValidationError('Must map names to values, as {"ring": "0"}.')
         return labels
 
+    def clean_timezone(self) -> str:
+        return self.cleaned_data["timezone"] or "UTC"
+
 
 @admin.register(Site)
 class SiteAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscriptable at run time
-    """A site is for ever: reports, deployments and events use its name."""
+    """A site is for ever: reports, deployments and events use its name. Retiring it has its own
+    verb, which asks why."""
 
     form = SiteForm
-    list_display = ("name", "tier", "region", "created_at")
+    list_display = ("name", "tier", "region", "created_at", "retired_at")
     list_filter = ("tier", "region")
     search_fields = ("name", "region")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Site | None = None) -> tuple[str, ...]:
-        return ("created_at",) if obj is None else ("name", "created_at")
+        never = ("created_at", "retired_at")
+        return never if obj is None else ("name", *never)
+
+    def has_change_permission(self, request: HttpRequest, obj: Site | None = None) -> bool:
+        retired = obj is not None and obj.retired_at is not None
+        return not retired and super().has_change_permission(request, obj)
 
     def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:
         return False
@@ -45,6 +65,13 @@ class SiteAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscriptabl
             update_site(site=Site.objects.get(pk=obj.pk), fields=fields, actor=actor, now=now)
         else:
             obj.pk = create_site(fields=form.cleaned_data, actor=actor, now=now).pk
+
+
+@admin.register(MaintenanceWindow)
+class MaintenanceWindowAdmin(ReadOnly):
+    list_display = ("name", "kind", "days", "start", "minutes", "timezone")
+    list_filter = ("kind",)
+    search_fields = ("name",)
 
 
 @admin.register(Agent)

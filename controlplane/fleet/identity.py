@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from django.db import transaction
+from django.db.models import Exists
 
 from controlplane.accounts.secrets import new_secret, secret_digest
 from controlplane.audit.services import record_event
@@ -28,8 +29,10 @@ from controlplane.fleet.models import (
     Challenge,
     EnrolmentToken,
     Lease,
+    MaintenanceWindow,
     Site,
 )
+from controlplane.fleet.polling import poll_seconds_of
 
 SESSION_PREFIX = "wps"
 SESSION_LIFETIME = timedelta(hours=1)
@@ -50,7 +53,8 @@ def enrol_agent(
 ) -> Agent:
     """Binds a key to the token's site. The same token with the same key gives the same agent.
 
-    Raises `Unauthenticated`, `InvalidInput`, `Conflict` (`token-bound-to-another-key`).
+    Raises `Unauthenticated`, `InvalidInput`, `Conflict` (`token-bound-to-another-key`),
+    `Forbidden` (`site-retired`).
     """
     key = _decode(public_key, field="public_key", length=32)
     agent, refused = _enrol(
@@ -71,6 +75,8 @@ def _enrol(
 ) -> tuple[Agent, bool]:
     # Locked without a join: PostgreSQL reads a row it waited for again, but not those joined to it.
     row = EnrolmentToken.objects.select_for_update().filter(digest=secret_digest(token)).first()
+    if row is not None and row.site.retired_at:
+        raise _retired(row.site)
     if row is None or (row.agent is None and (row.used_at or row.expires_at <= now)):
         raise Unauthenticated(
             "enrolment-token-invalid", "The enrolment token is unknown, used or expired."
@@ -90,7 +96,9 @@ def _enrol(
             )
         return row.agent, not same
     # Two tokens of one site may be used at once: the second then revokes the agent of the first.
-    Site.objects.select_for_update(no_key=True).get(pk=site.pk)
+    site = Site.objects.select_for_update(no_key=True).get(pk=site.pk)
+    if site.retired_at:  # while we waited
+        raise _retired(site)
     for old in site.agents.filter(revoked_at=None):
         _revoke(old, reason="a new agent enrolled", actor=f"agent:{site.name}", now=now)
     agent = Agent.objects.create(
@@ -108,6 +116,14 @@ def _enrol(
         data={"agent": str(agent.pk), "hostname": hostname},
     )
     return agent, False
+
+
+def _retired(site: Site) -> Forbidden:
+    return Forbidden(
+        "site-retired",
+        f"Site {site.name!r} was retired: no agent may join it. Restore the site and make a new "
+        "token, or join another site.",
+    )
 
 
 @transaction.atomic
@@ -202,6 +218,8 @@ class Caller:
     generation: int
     last_seen_at: datetime | None
     session_counter: int
+    # In how many seconds it should ask again, were this a poll.
+    poll_seconds: float
 
 
 def authenticate_agent(*, secret: str, now: datetime) -> Caller:
@@ -210,6 +228,7 @@ def authenticate_agent(*, secret: str, now: datetime) -> Caller:
         AgentSession.objects.filter(
             digest=secret_digest(secret), expires_at__gt=now, agent__revoked_at=None
         )
+        .annotate(windows_exist=Exists(MaintenanceWindow.objects.order_by()))
         .values_list(
             "agent_id",
             "agent__site_id",
@@ -218,12 +237,16 @@ def authenticate_agent(*, secret: str, now: datetime) -> Caller:
             "agent__site__generation__generation",
             "agent__lease__last_seen_at",
             "agent__session_counter",
+            "agent__site__poll_seconds",
+            "windows_exist",
         )
         .first()
     )
     if row is None:
         raise Unauthenticated("session-invalid", "The session is unknown, ended or expired.")
-    agent_id, site_id, site_name, epoch, generation, last_seen_at, session_counter = row
+    agent_id, site_id, site_name, epoch, generation, last_seen_at, session_counter, own, windows = (
+        row
+    )
     return Caller(
         agent_id=agent_id,
         site_id=site_id,
@@ -232,6 +255,7 @@ def authenticate_agent(*, secret: str, now: datetime) -> Caller:
         generation=generation,
         last_seen_at=last_seen_at,
         session_counter=session_counter,
+        poll_seconds=poll_seconds_of(site_id=site_id, own=own, windows_exist=windows, now=now),
     )
 
 

@@ -4,11 +4,19 @@ Figures that nobody reported are null, never 0."""
 
 import uuid
 
+from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 
+from controlplane.domain.windows import MAX_MINUTES, WindowKind, zone_fault
+
 NOT_NEGATIVE = [MinValueValidator(0)]
+
+
+def validate_zone(name: str) -> None:
+    if fault := zone_fault(name):
+        raise ValidationError(fault)
 
 
 class Tier(models.TextChoices):
@@ -30,7 +38,16 @@ class Site(models.Model):
         null=True, blank=True, validators=[MinValueValidator(-180), MaxValueValidator(180)]
     )
     labels = models.JSONField(default=dict, blank=True)
+    timezone = models.CharField(max_length=64, default="UTC", validators=[validate_zone])
+    # Sites that stand in for each other; never two of a group are changed at once.
+    redundancy_group = models.SlugField(max_length=63, blank=True, db_index=False)
+    # How often its agent asks; null is the fleet's default.
+    poll_seconds = models.PositiveIntegerField(
+        null=True, blank=True, validators=[MinValueValidator(5), MaxValueValidator(86_400)]
+    )
     created_at = models.DateTimeField()
+    # Retired sites keep their name, since events use it, and take part in nothing.
+    retired_at = models.DateTimeField(null=True, blank=True)
 
     # Envelope: what the building allows and what a kilowatt-hour costs there.
     power_limit_kw = models.FloatField(null=True, blank=True, validators=NOT_NEGATIVE)
@@ -50,6 +67,44 @@ class Site(models.Model):
         ordering = ["name"]
         constraints = [
             models.CheckConstraint(name="site_tier_known", condition=Q(tier__in=Tier.values))
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class MaintenanceWindow(models.Model):
+    """When the sites that `selector` matches may be changed (`domain/windows.py`)."""
+
+    name = models.SlugField(max_length=63, unique=True)
+    kind = models.CharField(
+        max_length=16, choices=[(kind.value, kind.value) for kind in WindowKind]
+    )
+    selector = models.JSONField(default=dict, blank=True)
+    days = models.JSONField(help_text='such as ["mon", "tue"]')
+    start = models.TimeField()
+    minutes = models.PositiveIntegerField(
+        validators=[MinValueValidator(1), MaxValueValidator(MAX_MINUTES)]
+    )
+    timezone = models.CharField(
+        max_length=64,
+        blank=True,
+        validators=[validate_zone],
+        help_text="blank: the site's own",
+    )
+    created_by = models.CharField(max_length=150)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [
+            models.CheckConstraint(
+                name="window_kind_known", condition=Q(kind__in=[kind.value for kind in WindowKind])
+            ),
+            models.CheckConstraint(
+                name="window_length_possible",
+                condition=Q(minutes__gte=1) & Q(minutes__lte=MAX_MINUTES),
+            ),
         ]
 
     def __str__(self) -> str:

@@ -3,6 +3,7 @@
 import structlog
 from celery import current_app
 from django.db import transaction
+from django.utils import timezone
 from kombu.exceptions import OperationalError
 
 ADVANCE_TASK = "rollouts.advance"
@@ -20,10 +21,11 @@ def ring_after_commit(rollout_id: int) -> None:
 
 
 def _ring(rollout_id: int) -> None:
+    rung_at = timezone.now().timestamp()
     try:
         with current_app.connection_for_write(transport_options=ONE_TRY) as connection:
             current_app.send_task(
-                ADVANCE_TASK, args=[rollout_id], connection=connection, retry=False
+                ADVANCE_TASK, args=[rollout_id, rung_at], connection=connection, retry=False
             )
     except (OperationalError, OSError) as error:
         log.warning("doorbell.unheard", rollout=rollout_id, error=str(error))

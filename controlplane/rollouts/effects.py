@@ -2,26 +2,30 @@
 
 It must not choose anything itself."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import assert_never
 
-from django.db.models import F, Q, QuerySet
+from django.db.models import F
 
-from controlplane.audit.services import record_event
-from controlplane.catalog.models import Version
 from controlplane.domain.rollout import (
     ACTIVE_DEPLOYMENT,
-    BEFORE_SWITCH,
     ROLLOUT_TRANSITIONS,
     STAGE_TRANSITIONS,
     Begin,
     BeginSoak,
+    CallBack,
     CountSoak,
     Decision,
     DeploymentState,
+    EndOverdue,
     Finish,
+    OfferSites,
     PassStage,
+    Pause,
+    Release,
+    RemoveRetired,
+    RetryFailed,
     RollBack,
     RolloutState,
     SkipStage,
@@ -29,10 +33,9 @@ from controlplane.domain.rollout import (
     StartStage,
     Wait,
 )
-from controlplane.rollouts.models import Deployment, DeploymentKind, Rollout, Stage
-from controlplane.rollouts.wishes import change_wishes
-
-ENGINE = "engine"
+from controlplane.rollouts import site_effects as sites
+from controlplane.rollouts.history import ENGINE, record, stage_moves
+from controlplane.rollouts.models import DeploymentKind, Rollout, Stage
 
 
 class LostRace(Exception):
@@ -58,39 +61,54 @@ def compare_and_set(rollout: Rollout, **changes: object) -> None:
 def apply(rollout: Rollout, decision: Decision, now: datetime) -> None:
     """Makes the rows say what the decision says. Raises `LostRace`."""
     match decision:
+        case Release():
+            _turn(rollout, decision, now, "released", state=RolloutState.PLANNED)
         case Begin():
             _turn(rollout, decision, now, "started", state=RolloutState.RUNNING, started_at=now)
         case StartStage():
-            _start_stage(rollout, decision, now)
+            changes = {"state": StageState.RUNNING, "started_at": now}
+            _turn_stage(rollout, decision, now, "stage_started", changes)
+        case OfferSites():
+            moves = sites.offer(rollout, decision.stage, decision.count, now)
+            _turn(rollout, decision, now, "offered", deployments=moves)
+        case RetryFailed():
+            moves = sites.retry_failed(rollout, now, stage_index=decision.stage, forced=False)
+            _turn(rollout, decision, now, "retried", deployments=moves)
+        case EndOverdue():
+            moves = sites.end_overdue(rollout, decision.stage, decision.defer, now)
+            _turn(rollout, decision, now, "sites_timed_out", deployments=moves)
+        case RemoveRetired():
+            moves = sites.remove_retired(rollout, decision.stage, now)
+            _turn(rollout, decision, now, "sites_removed", deployments=moves)
+        case CallBack():
+            moves = sites.cancel_open(rollout, now, decision.reason)
+            _turn(rollout, decision, now, "called_back", deployments=moves)
         case SkipStage():
-            _turn(rollout, decision, now, "stage_skipped")
-            _set_stage(rollout, decision, now, state=StageState.SKIPPED, finished_at=now)
+            changes = {"state": StageState.SKIPPED, "finished_at": now}
+            _turn_stage(rollout, decision, now, "stage_skipped", changes)
         case BeginSoak():
-            _turn(rollout, decision, now, "soak_started")
-            _set_stage(rollout, decision, now, state=StageState.SOAKING, soak_counted_until=now)
+            changes = {"state": StageState.SOAKING, "soak_counted_until": now}
+            _turn_stage(rollout, decision, now, "soak_started", changes)
         case CountSoak():
-            # Also when the sentence is the same: the seconds must be counted once.
-            since = rollout.waiting_since if rollout.reason_code == "soaking" else now
-            compare_and_set(
-                rollout, reason_code="soaking", reason=decision.reason[:500], waiting_since=since
-            )
-            _set_stage(
-                rollout,
-                decision,
-                now,
-                soaked_seconds=F("soaked_seconds") + decision.seconds,
-                soak_counted_until=now,
-            )
+            _count_soak(rollout, decision, now)
         case PassStage():
-            _turn(rollout, decision, now, "stage_passed")
-            _set_stage(
+            changes = {
+                "state": StageState.PASSED,
+                "finished_at": now,
+                "soaked_seconds": F("soaked_seconds") + decision.seconds,
+                "soak_counted_until": now,
+            }
+            _turn_stage(rollout, decision, now, "stage_passed", changes)
+        case Pause():
+            _turn(
                 rollout,
                 decision,
                 now,
-                state=StageState.PASSED,
-                finished_at=now,
-                soaked_seconds=F("soaked_seconds") + decision.seconds,
-                soak_counted_until=now,
+                "paused",
+                state=RolloutState.PAUSED,
+                cause=decision.reason[:500],
+                pause_code=decision.code,
+                reason_code=decision.code,
             )
         case RollBack():
             roll_back(rollout, decision, actor=ENGINE, now=now)
@@ -104,19 +122,60 @@ def apply(rollout: Rollout, decision: Decision, now: datetime) -> None:
 
 def _turn(
     rollout: Rollout,
-    decision: Begin | StartStage | SkipStage | BeginSoak | PassStage | Finish,
+    decision: Decision,
     now: datetime,
     action: str,
+    *,
+    stages: Sequence[dict[str, object]] = (),
+    deployments: Sequence[dict[str, object]] = (),
     **changes: object,
 ) -> None:
-    compare_and_set(
+    """Writes the rollout's own row, and the event that a replay makes the same of."""
+    before = rollout.state
+    changes.setdefault("reason_code", action.replace("_", "-"))
+    compare_and_set(rollout, reason=decision.reason[:500], waiting_since=now, **changes)
+    record(
         rollout,
-        reason_code=action.replace("_", "-"),
-        reason=decision.reason[:500],
-        waiting_since=now,
-        **changes,
+        action,
+        now=now,
+        before=before,
+        reason=decision.reason,
+        stages=stages,
+        deployments=deployments,
     )
-    _record(rollout, action, actor=ENGINE, reason=decision.reason, now=now)
+
+
+def _turn_stage(
+    rollout: Rollout,
+    decision: StartStage | SkipStage | BeginSoak | PassStage,
+    now: datetime,
+    action: str,
+    changes: Mapping[str, object],
+) -> None:
+    """Moves one stage, by a step the table of states knows; another is a bug."""
+    stage = Stage.objects.get(rollout=rollout, index=decision.stage)
+    after = StageState(str(changes["state"]))
+    _turn(rollout, decision, now, action, stages=stage_moves([stage], after))
+    # The condition stands in the update itself: it holds even where nobody holds the lock.
+    may = [before for before, steps in STAGE_TRANSITIONS.items() if after in steps]
+    rows = Stage.objects.filter(pk=stage.pk, state__in=may)
+    if not rows.update(reason=decision.reason[:500], **changes):
+        raise RuntimeError(f"{stage} cannot go to {after}")
+
+
+def _count_soak(rollout: Rollout, decision: CountSoak, now: datetime) -> None:
+    """Also when the sentence is the same: the seconds must be counted once."""
+    code = "gate-inconclusive" if decision.inconclusive else "soaking"
+    since = rollout.waiting_since if rollout.reason_code == code else now
+    compare_and_set(rollout, reason_code=code, reason=decision.reason[:500], waiting_since=since)
+    changes: dict[str, object] = {"soaked_seconds": F("soaked_seconds") + decision.seconds}
+    if decision.inconclusive:
+        changes["inconclusive_seconds"] = F("inconclusive_seconds") + decision.inconclusive
+    elif decision.seconds:
+        changes["inconclusive_seconds"] = 0
+    Stage.objects.filter(rollout=rollout, index=decision.stage).update(
+        reason=decision.reason[:500], soak_counted_until=now, **changes
+    )
 
 
 def _note_reason(rollout: Rollout, code: str, reason: str, now: datetime) -> None:
@@ -127,171 +186,123 @@ def _note_reason(rollout: Rollout, code: str, reason: str, now: datetime) -> Non
     compare_and_set(rollout, reason_code=code, reason=reason[:500], waiting_since=since)
 
 
-def _set_stage(
-    rollout: Rollout,
-    decision: StartStage | SkipStage | BeginSoak | CountSoak | PassStage,
-    now: datetime,
-    **changes: object,
-) -> None:
-    rows = Stage.objects.filter(rollout=rollout, index=decision.stage)
-    if state := changes.get("state"):
-        rows = rows.filter(
-            state__in=[s for s, after in STAGE_TRANSITIONS.items() if state in after]
-        )
-    if not rows.update(reason=decision.reason[:500], **changes):
-        raise RuntimeError(f"stage {decision.stage} of rollout {rollout.pk} cannot go to {state}")
-
-
-def _start_stage(rollout: Rollout, decision: StartStage, now: datetime) -> None:
-    _turn(rollout, decision, now, "stage_started")
-    _set_stage(rollout, decision, now, state=StageState.RUNNING, started_at=now)
-    rows = list(
-        Deployment.objects.filter(
-            rollout=rollout,
-            stage__index=decision.stage,
-            kind=DeploymentKind.FORWARD,
-            state=DeploymentState.PENDING,
-        )
-    )
-    changes = change_wishes(
-        model_id=rollout.model_id,
-        wishes={row.site_id: rollout.version for row in rows},
-        keep_previous=True,
-    )
-    for row in rows:
-        row.from_version = changes[row.site_id].before
-        row.generation = changes[row.site_id].generation
-        row.state = DeploymentState.OFFERED
-        row.offered_at = now
-    Deployment.objects.bulk_update(
-        rows, ["from_version", "generation", "state", "offered_at"], batch_size=500
-    )
-
-
 def roll_back(rollout: Rollout, decision: RollBack, *, actor: str, now: datetime) -> None:
     """Turns the rollout round: every site it reached gets a new deployment back to the version
     that was recorded for it when it was offered this one."""
+    before = rollout.state
     compare_and_set(
         rollout,
         state=RolloutState.ROLLING_BACK,
+        pause_code="",
         cause=decision.reason[:500],
         reason_code=decision.reason_code,
         reason=decision.reason[:500],
         waiting_since=now,
     )
-    _record(rollout, "rolling_back", actor=actor, reason=decision.reason, now=now)
-    _stop_stages(rollout, decision, now)
-    forward = Deployment.objects.filter(rollout=rollout, kind=DeploymentKind.FORWARD)
-    reached = list(
-        forward.filter(
-            state__in=[*ACTIVE_DEPLOYMENT, DeploymentState.SUCCEEDED, DeploymentState.FAILED]
-        ).select_related("from_version")
+    stages = _stop_stages(rollout, decision.reason, now, failed=decision.failed_stages)
+    reason = decision.reason
+    # Sites that were retired meanwhile: should one come back, it must not find this wish.
+    removed = sites.latest(rollout).filter(state=DeploymentState.REMOVED)
+    sites.call_back(rollout, removed.exclude(offered_at=None, attempt=1))
+    pending = list(sites.latest(rollout).filter(state=DeploymentState.PENDING))
+    never = "never offered: it turned back first"
+    code = decision.reason_code
+    moves = sites.end(pending, DeploymentState.CANCELLED, now, code=code, reason=never)
+    moves += sites.return_sites(rollout, now, sites.reached(rollout), reason)
+    record(
+        rollout,
+        "rolling_back",
+        now=now,
+        before=before,
+        reason=reason,
+        actor=actor,
+        stages=stages,
+        deployments=moves,
     )
-    changes = change_wishes(
-        model_id=rollout.model_id,
-        wishes={row.site_id: row.from_version for row in reached},
-        keep_previous=False,
-    )
-    never = RollBack(reason_code=decision.reason_code, reason="never offered: it turned back first")
-    _cancel(forward.filter(state=DeploymentState.PENDING), never, now)
-    _cancel(forward.filter(state__in=ACTIVE_DEPLOYMENT), decision, now)
-    Deployment.objects.bulk_create(
-        Deployment(
-            rollout=rollout,
-            stage_id=row.stage_id,
-            site_id=row.site_id,
-            model_id=rollout.model_id,
-            kind=DeploymentKind.ROLLBACK,
-            from_version_id=row.to_version_id,
-            to_version_id=row.from_version_id,
-            state=DeploymentState.OFFERED,
-            generation=changes[row.site_id].generation,
-            offered_at=now,
+
+
+def _stop_stages(
+    rollout: Rollout, reason: str, now: datetime, *, failed: Sequence[int] = ()
+) -> list[dict[str, object]]:
+    """Ends the stages: those whose sites are the cause have failed, what is open is called off."""
+    ended = [s for s in rollout.stages.all() if s.index in failed]
+    open_states = (StageState.PENDING, StageState.RUNNING, StageState.SOAKING)
+    called_off = [s for s in rollout.stages.all() if s.state in open_states and s not in ended]
+    moves = stage_moves(ended, StageState.FAILED) + stage_moves(called_off, StageState.CANCELLED)
+    for stages, state in ((ended, StageState.FAILED), (called_off, StageState.CANCELLED)):
+        Stage.objects.filter(pk__in=[s.pk for s in stages]).update(
+            state=state, reason=reason[:500], finished_at=now
         )
-        for row in reached
-    )
+    return moves
 
 
-def _stop_stages(rollout: Rollout, decision: RollBack, now: datetime) -> None:
-    stages = Stage.objects.filter(rollout=rollout)
-    ended = {"reason": decision.reason[:500], "finished_at": now}
-    stages.filter(index__in=decision.failed_stages).update(state=StageState.FAILED, **ended)
-    open_states = [StageState.PENDING, StageState.RUNNING, StageState.SOAKING]
-    called_off = {"reason": "called off when the rollout turned back", "finished_at": now}
-    stages.filter(state__in=open_states).update(state=StageState.CANCELLED, **called_off)
-
-
-def cancel(rollout: Rollout, *, reason: str, actor: str, now: datetime) -> None:
+def cancel(
+    rollout: Rollout,
+    *,
+    reason: str,
+    actor: str,
+    now: datetime,
+    superseded_by: Rollout | None = None,
+) -> None:
     """Stops a rollout where it stands: nothing more is offered, a site that has not begun to switch
-    is called back, one that has may finish."""
+    is called back, one that has may finish. One that only queues is over at once."""
+    before = rollout.state
+    queued = before == RolloutState.QUEUED
     compare_and_set(
         rollout,
-        state=RolloutState.CANCELLING,
+        state=RolloutState.CANCELLED if queued else RolloutState.CANCELLING,
+        pause_code="",
         cause=reason[:500],
-        reason_code="aborted",
+        reason_code="aborted" if superseded_by is None else "superseded",
         reason=reason[:500],
         waiting_since=now,
+        superseded_by=superseded_by,
+        finished_at=now if queued else None,
     )
-    _record(rollout, "aborted", actor=actor, reason=reason, now=now)
-    Stage.objects.filter(
-        rollout=rollout, state__in=[StageState.PENDING, StageState.RUNNING, StageState.SOAKING]
-    ).update(state=StageState.CANCELLED, reason=reason[:500], finished_at=now)
-    called_back = _call_back(rollout, BEFORE_SWITCH)
-    decision = RollBack(reason_code="aborted", reason=reason)
-    forward = Deployment.objects.filter(rollout=rollout, kind=DeploymentKind.FORWARD)
-    # By site, not by state: a report may have moved one while this waited for its wish, and with
-    # the wish gone that deployment could never end.
-    gone = Q(site__in=called_back) & ~Q(state=DeploymentState.FAILED)
-    _cancel(forward.filter(gone | Q(state=DeploymentState.PENDING)), decision, now)
-
-
-def _call_back(rollout: Rollout, states: Iterable[DeploymentState]) -> list[int]:
-    """Returns sites in these states to the version they had; the ids of those sites."""
-    rows = Deployment.objects.filter(
-        rollout=rollout, kind=DeploymentKind.FORWARD, state__in=list(states)
-    ).select_related("from_version")
-    wishes: dict[int, Version | None] = {row.site_id: row.from_version for row in rows}
-    if wishes:
-        change_wishes(model_id=rollout.model_id, wishes=wishes, keep_previous=False)
-    return list(wishes)
+    stages = _stop_stages(rollout, reason, now)
+    moves = sites.cancel_open(rollout, now, reason)
+    record(
+        rollout,
+        "aborted" if superseded_by is None else "superseded",
+        now=now,
+        before=before,
+        reason=reason,
+        actor=actor,
+        stages=stages,
+        deployments=moves,
+        data={"superseded_by": superseded_by.pk} if superseded_by else None,
+    )
 
 
 def _finish(rollout: Rollout, decision: Finish, now: datetime) -> None:
-    if decision.state is RolloutState.CANCELLED:
+    back = decision.state in (RolloutState.ROLLED_BACK, RolloutState.ROLLBACK_INCOMPLETE)
+    if not back:
         # A site whose switch failed serves its old version again; its wish must say so too. One
         # that fell silent while switching is called back for when it is heard of again.
-        _call_back(rollout, [DeploymentState.FAILED, *ACTIVE_DEPLOYMENT])
-    _end_silent(rollout, now)
-    _turn(rollout, decision, now, decision.state.value, state=decision.state, finished_at=now)
-
-
-def _end_silent(rollout: Rollout, now: datetime) -> None:
-    """Ends what is still open: its sites were silent for too long to be waited for."""
-    left = Deployment.objects.filter(rollout=rollout, state__in=ACTIVE_DEPLOYMENT)
-    ended = {"reason_code": "site-silent", "reason": "the site was silent", "finished_at": now}
-    for kind, state in (
-        (DeploymentKind.FORWARD, DeploymentState.CANCELLED),
-        (DeploymentKind.ROLLBACK, DeploymentState.ROLLBACK_FAILED),
-    ):
-        left.filter(kind=kind).update(state=state, **ended)
-
-
-def _cancel(rows: QuerySet[Deployment], decision: RollBack, now: datetime) -> None:
-    rows.update(
-        state=DeploymentState.CANCELLED,
-        reason_code=decision.reason_code,
-        reason=decision.reason[:500],
+        left = [DeploymentState.FAILED, *ACTIVE_DEPLOYMENT]
+        rows = sites.latest(rollout).filter(state__in=left)
+        sites.hold(rollout, rows)
+        sites.call_back(rollout, rows.all())
+    moves = _end_silent(rollout, now)
+    _turn(
+        rollout,
+        decision,
+        now,
+        decision.state.value,
+        deployments=moves,
+        state=decision.state,
         finished_at=now,
     )
 
 
-def _record(rollout: Rollout, action: str, *, actor: str, reason: str, now: datetime) -> None:
-    record_event(
-        now=now,
-        actor=actor,
-        action=f"rollout.{action}",
-        object_type="rollout",
-        object_id=str(rollout.pk),
-        reason=reason,
-        data={"state": str(rollout.state), "revision": rollout.revision},
-    )
+def _end_silent(rollout: Rollout, now: datetime) -> list[dict[str, object]]:
+    """Ends what is still open: its sites were silent for too long to be waited for."""
+    moves: list[dict[str, object]] = []
+    for kind, state in (
+        (DeploymentKind.FORWARD, DeploymentState.CANCELLED),
+        (DeploymentKind.ROLLBACK, DeploymentState.ROLLBACK_FAILED),
+    ):
+        rows = sites.latest(rollout, kind).filter(state__in=ACTIVE_DEPLOYMENT)
+        sites.hold(rollout, rows)
+        moves += sites.end(list(rows), state, now, code="site-silent", reason="the site was silent")
+    return moves

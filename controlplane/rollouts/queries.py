@@ -31,7 +31,7 @@ from controlplane.domain.rollout import (
     DeploymentState,
 )
 from controlplane.fleet.models import Server, Site
-from controlplane.fleet.queries import sites
+from controlplane.fleet.queries import sites, stale_limit_seconds
 from controlplane.rollouts.models import (
     Deployment,
     DeploymentKind,
@@ -39,7 +39,6 @@ from controlplane.rollouts.models import (
     Rollout,
     SiteModel,
 )
-from controlplane.rollouts.snapshots import fresh_within
 
 ACTIVE_STATES = sorted(state.value for state in ACTIVE_ROLLOUT)
 FINAL_STATES = sorted(state.value for state in FINAL_ROLLOUT)
@@ -72,7 +71,7 @@ def deployment_counts(rollout_ids: Iterable[int]) -> DeploymentCounts:
     """How many deployments are in which state, by (stage id, kind); one query for any number."""
     counts: DeploymentCounts = defaultdict(dict)
     rows = (
-        Deployment.objects.filter(rollout__in=list(rollout_ids))
+        Deployment.objects.filter(rollout__in=list(rollout_ids), superseded=False)
         .order_by()
         .values_list("stage_id", "kind", "state")
         .annotate(count=Count("pk"))
@@ -86,12 +85,15 @@ def forward_deployments(rollout: Rollout) -> QuerySet[Deployment]:
     """One row per site, those in trouble first, each with `back_state` and `back_reason` of its
     way back (None: not sent back)."""
     back = Deployment.objects.filter(
-        rollout=OuterRef("rollout"), site=OuterRef("site"), kind=DeploymentKind.ROLLBACK
+        rollout=OuterRef("rollout"),
+        site=OuterRef("site"),
+        kind=DeploymentKind.ROLLBACK,
+        superseded=False,
     )
     active = sorted(ACTIVE_DEPLOYMENT)
     trouble = Q(state=DeploymentState.FAILED) | Q(back_state=DeploymentState.ROLLBACK_FAILED)
     return (
-        Deployment.objects.filter(rollout=rollout, kind=DeploymentKind.FORWARD)
+        Deployment.objects.filter(rollout=rollout, kind=DeploymentKind.FORWARD, superseded=False)
         .select_related("site", "from_version", "to_version")
         .annotate(
             back_state=Subquery(back.values("state")[:1]),
@@ -155,27 +157,28 @@ def desired_document(
     under is only fetched once more, one older would be missed.
     """
     rows = list(wishes_of(site_id))
-    numbers = {
-        (d.model_id, d.generation): d.pk
+    behind = {
+        (d.model_id, d.generation): d
         for d in Deployment.objects.filter(
             site_id=site_id, generation__in=[row.generation for row in rows]
-        ).only("pk", "model_id", "generation")
+        ).only("pk", "model_id", "generation", "kind")
     }
     return {
         "epoch": epoch,
         "generation": generation,
         "site": site_name,
-        "models": [
-            _wish_document(row, numbers.get((row.model_id, row.generation))) for row in rows
-        ],
+        "models": [_wish_document(row, behind.get((row.model_id, row.generation))) for row in rows],
     }
 
 
-def _wish_document(row: SiteModel, deployment: int | None) -> dict[str, object]:
+def _wish_document(row: SiteModel, deployment: Deployment | None) -> dict[str, object]:
+    """The way forward needs a lease before Triton is touched; the way back never does."""
+    forward = deployment is not None and deployment.kind == DeploymentKind.FORWARD
     return {
         "model": row.model.name,
         "generation": row.generation,
-        "deployment": deployment,
+        "deployment": deployment.pk if deployment else None,
+        "lease_required": forward,
         "version": str(row.desired.number) if row.desired else None,
         "previous": str(row.previous.number) if row.previous else None,
         "manifest_digest": row.desired.manifest_digest if row.desired else None,
@@ -247,7 +250,7 @@ def _verdict(
         models_wrong=sum(difference(row) in ("failed", "behind", "ahead") for row in models),
         models_moving=sum(difference(row) == "moving" for row in models),
     )
-    return site_health(facts, now, fresh_within())
+    return site_health(facts, now, timedelta(seconds=stale_limit_seconds(site)))
 
 
 def difference(row: SiteModel) -> str:

@@ -9,8 +9,15 @@ from datetime import datetime
 from django.db import transaction
 
 from controlplane.audit.services import record_event
+from controlplane.domain.admission import Instant, slot_is_free
 from controlplane.domain.errors import Conflict
-from controlplane.domain.rollout import ACTIVE_DEPLOYMENT, FINAL_DEPLOYMENT, DeploymentState
+from controlplane.domain.rollout import (
+    ACTIVE_DEPLOYMENT,
+    BEGUN,
+    FINAL_DEPLOYMENT,
+    INFRASTRUCTURE_CODES,
+    DeploymentState,
+)
 from controlplane.fleet.identity import Caller, accept_report
 from controlplane.fleet.inventory import (
     MachineFacts,
@@ -19,7 +26,7 @@ from controlplane.fleet.inventory import (
     record_triton,
 )
 from controlplane.rollouts.doorbell import ring_after_commit
-from controlplane.rollouts.models import Deployment, DeploymentKind, SiteModel
+from controlplane.rollouts.models import BadVersion, Deployment, DeploymentKind, SiteModel
 
 PHASES = (
     "pending",
@@ -31,6 +38,8 @@ PHASES = (
     "succeeded",
     "failed",
 )
+# What an agent says after `waypost-agent rollback` (docs/agent-protocol.md, section 5).
+ROLLED_BACK_LOCALLY = "rolled-back-locally"
 _FORWARD = {
     "pending": DeploymentState.OFFERED,
     "downloading": DeploymentState.STAGING,
@@ -59,11 +68,12 @@ class ModelReport:
     healthy: bool | None
     reason_code: str = ""
     reason: str = ""
+    lease: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """One report of one agent."""
+    """One report of one agent. `made` is when, by the agent's own clock."""
 
     seq: int
     epoch: int
@@ -73,6 +83,7 @@ class Report:
     triton: TritonFacts
     models: tuple[ModelReport, ...]
     machine: MachineFacts | None = None
+    made: Instant | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,16 +124,16 @@ def record_report(*, caller: Caller, report: Report, now: datetime) -> Receipt:
     superseded = [
         said.model
         for said in report.models
-        if said.model in wishes
-        and not _record_model(caller, wishes[said.model], said, report.epoch, now)
+        if said.model in wishes and not _record_model(caller, wishes[said.model], said, report, now)
     ]
     return Receipt(duplicate=False, superseded=superseded)
 
 
 def _record_model(
-    caller: Caller, wish: SiteModel, said: ModelReport, epoch: int, now: datetime
+    caller: Caller, wish: SiteModel, said: ModelReport, report: Report, now: datetime
 ) -> bool:
     """Whether the report speaks of the present wish."""
+    epoch = report.epoch
     if (epoch, said.generation) > (caller.epoch, wish.generation):
         raise Conflict(
             "generation-unknown",
@@ -140,6 +151,13 @@ def _record_model(
             data={"model": said.model, "now": f"{caller.epoch}.{wish.generation}"},
         )
         return False
+    # It speaks of this wish: whatever an older lease allowed it will not begin any more.
+    Deployment.objects.filter(
+        may_still_begin=True,
+        site_id=caller.site_id,
+        model_id=wish.model_id,
+        generation__lt=wish.generation,
+    ).update(may_still_begin=False)
     wish.reported_phase = said.phase
     wish.reported_serving = said.serving
     wish.reported_healthy = said.healthy
@@ -156,11 +174,13 @@ def _record_model(
             "reported_at",
         ]
     )
-    _move_deployment(caller, wish, said, now)
+    _move_deployment(caller, wish, said, report, now)
     return True
 
 
-def _move_deployment(caller: Caller, wish: SiteModel, said: ModelReport, now: datetime) -> None:
+def _move_deployment(
+    caller: Caller, wish: SiteModel, said: ModelReport, report: Report, now: datetime
+) -> None:
     deployment = (
         Deployment.objects.select_for_update(of=("self",))
         .select_related("to_version", "rollout")
@@ -173,16 +193,34 @@ def _move_deployment(caller: Caller, wish: SiteModel, said: ModelReport, now: da
         .first()
     )
     if deployment is None:
+        if said.phase == "failed" and said.reason_code == ROLLED_BACK_LOCALLY:
+            _note_local_rollback(caller, wish, said, now)
         return
     state, code, reason = _state_after(deployment, said)
-    if (deployment.state, deployment.reason_code, deployment.reason) == (state, code, reason):
+    holds = deployment.holds_lease and not _frees_slot(deployment, state, said, report)
+    before = deployment.state
+    if (before, deployment.reason_code, deployment.reason, deployment.holds_lease) == (
+        state,
+        code,
+        reason,
+        holds,
+    ):
         return
-    moved = deployment.state != state
+    freed = deployment.holds_lease and not holds
     deployment.state, deployment.reason_code, deployment.reason = state, code, reason
+    deployment.holds_lease = holds
     if state in FINAL_DEPLOYMENT:
         deployment.finished_at = now
-    deployment.save(update_fields=["state", "reason_code", "reason", "finished_at"])
-    if moved:
+    fields = ["state", "reason_code", "reason", "holds_lease", "finished_at"]
+    deployment.save(update_fields=fields)
+    failed = state in (DeploymentState.FAILED, DeploymentState.ROLLBACK_FAILED)
+    if failed and code not in INFRASTRUCTURE_CODES and deployment.to_version is not None:
+        _mark_bad(deployment, now)
+    if state is DeploymentState.SUCCEEDED:
+        BadVersion.objects.filter(
+            site=deployment.site_id, version=deployment.to_version_id
+        ).delete()
+    if before != state or freed:
         record_event(
             now=now,
             actor=f"agent:{caller.site_name}",
@@ -193,11 +231,66 @@ def _move_deployment(caller: Caller, wish: SiteModel, said: ModelReport, now: da
             data={
                 "site": caller.site_name,
                 "kind": deployment.kind,
+                "attempt": deployment.attempt,
+                "before": before,
+                "after": state.value,
                 "phase": said.phase,
                 "serving": said.serving,
             },
         )
+    # Only an end lets the rollout go on; how far a site is shows with the next tick. A thousand
+    # sites that rang at every step would keep the engine busy with nothing to decide.
+    if state in FINAL_DEPLOYMENT:
         ring_after_commit(deployment.rollout_id)
+
+
+def _note_local_rollback(caller: Caller, wish: SiteModel, said: ModelReport, now: datetime) -> None:
+    """Somebody at the site took it back long after its rollout was over. What they left must not be
+    brought back by whatever corrects drift; the next rollout is a person's decision."""
+    if wish.desired_id is None:
+        return
+    _, is_new = BadVersion.objects.get_or_create(
+        site_id=caller.site_id,
+        version_id=wish.desired_id,
+        defaults={"reason": said.reason[:500], "at": now},
+    )
+    if is_new:
+        record_event(
+            now=now,
+            actor=f"agent:{caller.site_name}",
+            action="site.rolled_back_locally",
+            object_type="site",
+            object_id=caller.site_name,
+            reason=said.reason,
+            data={"model": said.model, "target": said.target, "serving": said.serving},
+        )
+
+
+def _frees_slot(
+    deployment: Deployment, state: DeploymentState, said: ModelReport, report: Report
+) -> bool:
+    """Whether the activation slot can be given to another site: the deployment is over, or this
+    report proves that the lease was not used and never will be."""
+    if state in FINAL_DEPLOYMENT:
+        return True
+    if report.made is None or deployment.lease_uptime is None or report.triton.live is not True:
+        return False
+    target = deployment.to_version.number if deployment.to_version else None
+    return slot_is_free(
+        asked=Instant(boot=deployment.lease_boot, uptime=deployment.lease_uptime),
+        said=report.made,
+        begun=state in BEGUN or said.serving == target,
+        holds=said.lease == deployment.lease,
+    )
+
+
+def _mark_bad(deployment: Deployment, now: datetime) -> None:
+    """Whatever corrects drift later must not bring this version here again."""
+    BadVersion.objects.update_or_create(
+        site_id=deployment.site_id,
+        version=deployment.to_version,
+        defaults={"reason": deployment.reason[:500], "at": now},
+    )
 
 
 def _state_after(deployment: Deployment, said: ModelReport) -> tuple[DeploymentState, str, str]:

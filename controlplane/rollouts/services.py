@@ -1,32 +1,39 @@
-"""Every write of rollouts: the tick, the turn of one rollout, and what people may do to it.
+"""The engine at work: the tick, the turn of one rollout, and how one begins.
 
-Each takes `now`, holds one transaction, and does no network I/O inside it."""
+What people may do to a rollout stands in `verbs.py`. Each takes `now`, holds one transaction, and
+does no network I/O inside it."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 from django.db import IntegrityError, transaction
 
-from controlplane.audit.services import record_event
-from controlplane.domain.errors import Conflict, FieldError, InvalidInput, NotFound
+from controlplane.domain.decide import decide
+from controlplane.domain.errors import Conflict, FieldError, InvalidInput
 from controlplane.domain.rollout import (
-    ACTIVE_ROLLOUT,
     FINAL_ROLLOUT,
     CountSoak,
     DeploymentState,
     Finish,
-    RollBack,
+    OnConflict,
+    Pause,
     RolloutState,
     StageState,
     Wait,
     allowed_verbs,
-    decide,
 )
-from controlplane.domain.selection import Plan, StageSpec
+from controlplane.domain.selection import Plan
+from controlplane.domain.selector import SiteSelector
+from controlplane.domain.stages import StageSpec
+from controlplane.domain.strategies import StrategySpec
 from controlplane.fleet.models import Site
+from controlplane.fleet.queries import traits_by_site
 from controlplane.rollouts import effects
 from controlplane.rollouts.doorbell import ring_after_commit
+from controlplane.rollouts.drift import correct_drift
+from controlplane.rollouts.history import record
+from controlplane.rollouts.late_joiners import add_late_joiners
 from controlplane.rollouts.models import (
     Deployment,
     DeploymentKind,
@@ -39,6 +46,7 @@ from controlplane.rollouts.planning import (
     active_rollout,
     already_active,
     plan_rollout,
+    rollout_ahead,
 )
 from controlplane.rollouts.snapshots import rollout_view
 
@@ -46,24 +54,39 @@ log = structlog.get_logger(__name__)
 
 # A turn may begin, skip empty stages and start one; more steps than this are a loop in `decide`.
 MAX_STEPS_PER_TURN = 200
+DRIFT_EVERY = timedelta(seconds=30)
 
 
 def tick(*, now: datetime) -> None:
     """The engine's heartbeat: advances every active rollout, each in a transaction of its own, so
     that one that cannot be advanced does not hold up the others."""
-    for rollout_id in active_rollout_ids():
+    for rollout_id in open_rollout_ids():
         try:
-            advance_rollout(rollout_id=rollout_id, now=now)
+            advance_rollout(rollout_id=rollout_id, now=now, wait=True)
         except Exception:
             log.exception("rollout.advance_failed", rollout=rollout_id)
+    try:
+        _look_for_drift(now)
+    except Exception:
+        log.exception("drift.correction_failed")
     record_beat(name="tick", now=now)
 
 
-def active_rollout_ids() -> list[int]:
-    states = [state.value for state in ACTIVE_ROLLOUT]
-    return list(
-        Rollout.objects.filter(state__in=states).order_by("pk").values_list("pk", flat=True)
-    )
+def _look_for_drift(now: datetime) -> None:
+    """Not at every tick: it looks at every site, and nothing it does is urgent."""
+    last = EngineBeat.objects.filter(name="drift").values_list("at", flat=True).first()
+    if last is None or now - last >= DRIFT_EVERY:
+        record_beat(name="drift", now=now)
+        correct_drift(now=now)
+
+
+def open_rollout_ids(model_name: str | None = None) -> list[int]:
+    """All that are not final, queued ones too; of one model, or of all."""
+    states = [state.value for state in FINAL_ROLLOUT]
+    rows = Rollout.objects.exclude(state__in=states).order_by("pk")
+    if model_name is not None:
+        rows = rows.filter(model__name=model_name)
+    return list(rows.values_list("pk", flat=True))
 
 
 def record_beat(*, name: str, now: datetime) -> None:
@@ -72,61 +95,113 @@ def record_beat(*, name: str, now: datetime) -> None:
 
 
 def lock_rollout(rollout_id: int, *, wait: bool) -> Rollout | None:
-    """The row, locked until the transaction ends. None: it is gone, or (without `wait`) another
-    worker holds it and will do what there is to do.
+    """The row, locked until the transaction ends. None: it is gone, or (without `wait`) somebody
+    holds it: another worker, or an agent's question for a lease.
 
     SQLite has no row locks; there the whole transaction is exclusive (BEGIN IMMEDIATE).
     """
-    return (
+    rollout = (
         Rollout.objects.select_for_update(of=("self",), skip_locked=not wait)
         .select_related("model", "version")
+        .defer("version__manifest", "excluded")
         .filter(pk=rollout_id)
         .first()
     )
+    if rollout is not None and wait:
+        # PostgreSQL reads the locked row again after the wait, and no row it was joined with: a
+        # quarantine that was waited for must be seen.
+        rollout.version.refresh_from_db(fields=["state", "state_reason"])
+    return rollout
 
 
-def advance_rollout(*, rollout_id: int, now: datetime) -> None:
+def advance_rollout(
+    *, rollout_id: int, now: datetime, rung_at: datetime | None = None, wait: bool = False
+) -> None:
     """Takes a rollout as far as it can go now. Safe to call at any time, any number of times, from
-    any number of workers."""
+    any number of workers.
+
+    A ring (`rung_at`) from before the last look is passed over: when a thousand sites end at once
+    their rings pile up, and one look sees what all of them rang for. Where the clocks of hosts
+    differ that may pass over one too many, which the next tick makes good. The tick itself waits
+    for its turn (`wait`): many agents that ask for leases must not keep the engine out.
+    """
     try:
         with transaction.atomic():
-            _advance_locked(rollout_id, now)
+            _advance_locked(rollout_id, now, rung_at, wait)
     except effects.LostRace as race:
         log.info("rollout.lost_race", rollout=rollout_id, detail=str(race))
 
 
-def _advance_locked(rollout_id: int, now: datetime) -> None:
-    rollout = lock_rollout(rollout_id, wait=False)
+def _advance_locked(rollout_id: int, now: datetime, rung_at: datetime | None, wait: bool) -> None:
+    rollout = lock_rollout(rollout_id, wait=wait)
     # A ring may come late or twice: what is over stays as it ended, reason and all.
     if rollout is None or rollout.state in FINAL_ROLLOUT:
         return
+    if rung_at is not None and rollout.advanced_at and rung_at <= rollout.advanced_at:
+        return
+    _turn_until_it_rests(rollout, now)
+    Rollout.objects.filter(pk=rollout_id).update(advanced_at=now)
+
+
+def _turn_until_it_rests(rollout: Rollout, now: datetime) -> None:
     for _ in range(MAX_STEPS_PER_TURN):
+        add_late_joiners(rollout, now)
         decision = decide(rollout_view(rollout, now), now)
         effects.apply(rollout, decision, now)
-        if isinstance(decision, Wait | CountSoak | Finish):
+        if isinstance(decision, Finish):
+            _ring_next(rollout)
+        if isinstance(decision, Wait | CountSoak | Pause | Finish):
             return
-    raise RuntimeError(f"rollout {rollout_id} does not come to rest")
+    raise RuntimeError(f"rollout {rollout.pk} does not come to rest")
+
+
+def _ring_next(rollout: Rollout) -> None:
+    """Who queued behind it need not wait for the next tick."""
+    queued = Rollout.objects.filter(model=rollout.model_id, state=RolloutState.QUEUED)
+    for rollout_id in queued.order_by("pk").values_list("pk", flat=True)[:1]:
+        ring_after_commit(rollout_id)
 
 
 def start_rollout(
     *,
     model_name: str,
     version_number: int,
-    stages: Sequence[StageSpec],
+    stages: Sequence[StageSpec] | None = None,
+    strategy: StrategySpec | None = None,
+    exclude: SiteSelector | None = None,
+    barrier: bool | None = None,
     note: str = "",
+    start_at: datetime | None = None,
+    on_conflict: OnConflict = OnConflict.REFUSE,
     expect_plan: str | None = None,
     actor: str,
+    person: str = "",
     now: datetime,
 ) -> Rollout:
-    """Plans a rollout and hands it to the engine.
+    """Plans a rollout and hands it to the engine. `person` is who stands behind the actor, when
+    that is a token.
 
     With `expect_plan`, the digest of a plan that somebody looked at, it starts only if the plan is
-    still that one. Raises what `plan_rollout` does, and `Conflict` (`plan-changed`).
+    still that one. While another rollout of the model is not over, `on_conflict` says whether this
+    one is refused, waits for its end, or stops it and follows it; who queued before goes first.
+    Raises what `plan_rollout` does, `Conflict` (`plan-changed`, `rollout-active`) and
+    `InvalidInput` (`start-in-the-past`).
     """
+    if start_at is not None and start_at <= now:
+        fault = FieldError(field="start_at", message="must be in the future; leave it out for now")
+        raise InvalidInput("start-in-the-past", "The start is in the past.", errors=[fault])
     try:
         with transaction.atomic():
             planned = plan_rollout(
-                model_name=model_name, version_number=version_number, stages=stages, now=now
+                model_name=model_name,
+                version_number=version_number,
+                stages=stages,
+                strategy=strategy,
+                exclude=exclude,
+                barrier=barrier,
+                now=now,
+                while_active=on_conflict is not OnConflict.REFUSE,
+                start_at=start_at,
             )
             if expect_plan is not None and expect_plan != planned.digest:
                 raise Conflict(
@@ -135,7 +210,23 @@ def start_rollout(
                     "looked at; look at the plan again.",
                     extra={"plan_digest": planned.digest},
                 )
-            return _start_rollout(planned, note, actor=actor, now=now)
+            active, ahead = active_rollout(model_name), rollout_ahead(model_name)
+            # Once more: another start may have been committed since the plan was made.
+            if on_conflict is OnConflict.REFUSE and ahead:
+                raise already_active(ahead)
+            rollout = _create(
+                planned,
+                note,
+                start_at,
+                exclude=exclude,
+                queued=ahead is not None,
+                actor=actor,
+                person=person or person_of(actor),
+                now=now,
+            )
+            if active is not None and on_conflict is OnConflict.SUPERSEDE:
+                supersede(active.pk, by=rollout, actor=actor, now=now)
+            return rollout
     except IntegrityError as error:
         # Two starts raced; the constraint let one through.
         if active := active_rollout(model_name):
@@ -143,48 +234,95 @@ def start_rollout(
         raise
 
 
-def _start_rollout(planned: RolloutPlan, note: str, *, actor: str, now: datetime) -> Rollout:
+def person_of(actor: str) -> str:
+    """The person's name, where the actor is one: `user:ann` is ann."""
+    return actor.removeprefix("user:")
+
+
+def supersede(rollout_id: int, *, by: Rollout, actor: str, now: datetime) -> None:
+    """Stops a rollout in favour of a newer one, which begins when it has ended. One that turns back
+    or stops already is let finish; inside the transaction of the newer one."""
+    old = lock_rollout(rollout_id, wait=True)
+    if old is None or "abort" not in allowed_verbs(RolloutState(old.state)):
+        return
+    reason = f"superseded by rollout {by.pk} (version {by.version.number}), started by {actor}"
+    effects.cancel(old, reason=reason, actor=actor, now=now, superseded_by=by)
+    ring_after_commit(old.pk)
+
+
+def _create(
+    planned: RolloutPlan,
+    note: str,
+    start_at: datetime | None,
+    *,
+    exclude: SiteSelector | None,
+    queued: bool,
+    actor: str,
+    person: str,
+    now: datetime,
+) -> Rollout:
     version, plan = planned.version, planned.plan
     rollout = Rollout.objects.create(
         model=version.model,
         version=version,
-        state=RolloutState.PLANNED,
-        reason_code="planned",
+        state=RolloutState.QUEUED if queued else RolloutState.PLANNED,
+        reason_code="queued" if queued else "planned",
         reason="waiting for the engine",
         waiting_since=now,
         note=note,
         seed=planned.seed,
         plan_digest=planned.digest,
-        excluded=[{"site": name, "reason": reason} for name, reason in plan.excluded],
+        excluded=planned.excluded_document(),
+        warnings=list(planned.warnings),
+        exclude=exclude.document() if exclude else {},
+        strategy_name=planned.strategy_name,
+        strategy_version=planned.strategy_version,
+        barrier=planned.barrier,
+        start_at=start_at,
+        approval_required=planned.approval_required,
+        approval_by_other=planned.approval_by_other,
+        bytes_to_move=planned.bytes_to_move,
+        expected_seconds=planned.expected_seconds,
         created_by=actor,
+        author=person,
         created_at=now,
     )
-    _write_plan(rollout, plan)
-    record_event(
+    moves = _write_plan(rollout, plan)
+    record(
+        rollout,
+        "created",
         now=now,
+        before="",
         actor=actor,
-        action="rollout.created",
-        object_type="rollout",
-        object_id=str(rollout.pk),
         reason=note,
+        stages=[
+            {"stage": index, "before": "", "after": StageState.PENDING.value}
+            for index in range(len(plan.stages))
+        ],
+        deployments=moves,
         data={
             "version": str(version),
             "plan_digest": planned.digest,
-            "stages": [spec.document() for spec, _ in plan.stages],
+            "plan": [spec.document() for spec, _ in plan.stages],
         },
     )
     ring_after_commit(rollout.pk)
     return rollout
 
 
-def _write_plan(rollout: Rollout, plan: Plan) -> None:
-    ids = dict(Site.objects.values_list("name", "pk"))
+def _write_plan(rollout: Rollout, plan: Plan) -> list[dict[str, object]]:
+    """One query per stage and one for its sites, however many there are."""
+    ids = dict(Site.objects.filter(retired_at=None).values_list("name", "pk"))
+    traits = traits_by_site()
+    moves: list[dict[str, object]] = []
     for index, (spec, names) in enumerate(plan.stages):
         stage = Stage.objects.create(
             rollout=rollout,
             index=index,
             name=spec.name,
-            select=spec.document(),
+            select=spec.select_document(),
+            policy=spec.policy.document(),
+            trailing=spec.trailing,
             soak_seconds=spec.soak_seconds,
             state=StageState.PENDING,
         )
@@ -198,100 +336,20 @@ def _write_plan(rollout: Rollout, plan: Plan) -> None:
                     kind=DeploymentKind.FORWARD,
                     to_version=rollout.version,
                     state=DeploymentState.PENDING,
+                    hardware=traits[ids[name]].hardware,
                 )
                 for name in names
             ],
             batch_size=500,
         )
-
-
-def pause_rollout(*, rollout_id: int, reason: str, actor: str, now: datetime) -> Rollout:
-    """Holds promotion. Sites already offered the version go on; a failed site still rolls back."""
-    with transaction.atomic():
-        rollout = _lock_for(rollout_id, "pause")
-        by = f"paused by {actor}: {reason}" if reason else f"paused by {actor}"
-        effects.compare_and_set(
-            rollout,
-            state=RolloutState.PAUSED,
-            cause=by[:500],
-            reason_code="paused",
-            reason=by[:500],
-            waiting_since=now,
-        )
-        return _done(rollout, "paused", reason=reason, actor=actor, now=now)
-
-
-def resume_rollout(*, rollout_id: int, reason: str, actor: str, now: datetime) -> Rollout:
-    """Lets a paused rollout go on from where it stood."""
-    with transaction.atomic():
-        rollout = _lock_for(rollout_id, "resume")
-        effects.compare_and_set(
-            rollout,
-            state=RolloutState.RUNNING,
-            cause="",
-            reason_code="resumed",
-            reason=f"resumed by {actor}"[:500],
-            waiting_since=now,
-        )
-        # The pause itself is no soak time.
-        Stage.objects.filter(rollout=rollout, state=StageState.SOAKING).update(
-            soak_counted_until=now
-        )
-        return _done(rollout, "resumed", reason=reason, actor=actor, now=now)
-
-
-def abort_rollout(*, rollout_id: int, reason: str, actor: str, now: datetime) -> Rollout:
-    """Stops where it stands: sites that serve the version keep it, no other site gets it."""
-    _require_reason(reason)
-    with transaction.atomic():
-        rollout = _lock_for(rollout_id, "abort")
-        effects.cancel(rollout, reason=f"aborted by {actor}: {reason}", actor=actor, now=now)
-        ring_after_commit(rollout.pk)
-        return rollout
-
-
-def roll_back_rollout(*, rollout_id: int, reason: str, actor: str, now: datetime) -> Rollout:
-    """Returns every site this rollout reached to the version it had before."""
-    _require_reason(reason)
-    with transaction.atomic():
-        rollout = _lock_for(rollout_id, "rollback")
-        decision = RollBack(reason_code="operator", reason=f"rolled back by {actor}: {reason}")
-        effects.roll_back(rollout, decision, actor=actor, now=now)
-        ring_after_commit(rollout.pk)
-        return rollout
-
-
-def _done(rollout: Rollout, action: str, *, reason: str, actor: str, now: datetime) -> Rollout:
-    record_event(
-        now=now,
-        actor=actor,
-        action=f"rollout.{action}",
-        object_type="rollout",
-        object_id=str(rollout.pk),
-        reason=reason,
-        data={"state": str(rollout.state), "revision": rollout.revision},
-    )
-    ring_after_commit(rollout.pk)
-    return rollout
-
-
-def _lock_for(rollout_id: int, verb: str) -> Rollout:
-    rollout = lock_rollout(rollout_id, wait=True)
-    if rollout is None:
-        raise NotFound("rollout-unknown", f"There is no rollout {rollout_id}.")
-    verbs = allowed_verbs(RolloutState(rollout.state))
-    if verb not in verbs:
-        now_allowed = ", ".join(verbs) if verbs else "nothing; it is final"
-        raise Conflict(
-            "verb-not-allowed",
-            f"Rollout {rollout_id} is {rollout.state}: {verb} is not possible. "
-            f"Possible now: {now_allowed}.",
-            extra={"allowed_verbs": verbs},
-        )
-    return rollout
-
-
-def _require_reason(reason: str) -> None:
-    if not reason.strip():
-        fault = FieldError(field="reason", message="say why; it is kept with the rollout")
-        raise InvalidInput("reason-required", "A reason is required.", errors=[fault])
+        moves += [
+            {
+                "site": name,
+                "kind": DeploymentKind.FORWARD.value,
+                "attempt": 1,
+                "before": "",
+                "after": DeploymentState.PENDING.value,
+            }
+            for name in names
+        ]
+    return moves

@@ -3,11 +3,11 @@
 Call it inside the transaction of the decision. It locks generations first, then wishes; reports
 lock wishes first, then deployments; nobody locks the other way round."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from controlplane.catalog.models import Version
-from controlplane.fleet.services import raise_generations
+from controlplane.fleet.services import lock_generations, raise_generations
 from controlplane.rollouts.models import SiteModel
 
 
@@ -17,6 +17,17 @@ class Change:
 
     before: Version | None
     generation: int
+
+
+def hold_wishes(*, model_id: int, site_ids: Iterable[int]) -> None:
+    """Keeps reports of these sites waiting until the transaction ends. Take it before reading the
+    states of deployments that are to be ended or called back: else a report could move one in
+    between, and its end would be written over."""
+    ids = lock_generations(site_ids)
+    rows = SiteModel.objects.select_for_update(of=("self",)).filter(
+        model_id=model_id, site_id__in=ids
+    )
+    list(rows.order_by("site_id").values_list("pk", flat=True))
 
 
 def change_wishes(

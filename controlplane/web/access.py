@@ -16,7 +16,15 @@ from controlplane.web.live import wants_fragment
 
 STEER = "rollouts.change_rollout"
 START = "rollouts.add_rollout"
+FREEZE = "rollouts.add_freeze"
+LIFT = "rollouts.change_freeze"
+SET_BUDGET = "rollouts.change_budget"
+KEEP_STRATEGY = "rollouts.add_strategy"
+RETIRE_STRATEGY = "rollouts.change_strategy"
+PIN = "rollouts.change_sitemodel"
+QUARANTINE = "catalog.change_version"
 ADD_SITE = "fleet.add_site"
+RETIRE_SITE = "fleet.delete_site"
 ENROL = "fleet.add_enrolmenttoken"
 
 View = Callable[..., HttpResponse]
@@ -27,16 +35,20 @@ def actor_of(request: HttpRequest) -> str:
     return f"user:{request.user.get_username()}"
 
 
-def refusal(request: HttpRequest, permission: str) -> str:
-    """Why this person may not, in a sentence; empty if they may."""
+def refusal(request: HttpRequest, *permissions: str) -> str:
+    """Why this person may not, in a sentence; empty if they may. Every one of them is needed."""
     user = request.user
-    if user.is_active and (getattr(user, "is_staff", False) or user.has_perm(permission)):
+    if user.is_active and getattr(user, "is_staff", False):
         return ""
-    return f"Your account has no right to do this ({permission}). Ask an administrator for it."
+    missing = [permission for permission in permissions if not user.has_perm(permission)]
+    if not missing:
+        return ""
+    named = ", ".join(missing)
+    return f"Your account has no right to do this ({named}). Ask an administrator for it."
 
 
-def require(request: HttpRequest, permission: str) -> None:
-    if why := refusal(request, permission):
+def require(request: HttpRequest, *permissions: str) -> None:
+    if why := refusal(request, *permissions):
         raise PermissionDenied(why)
 
 

@@ -8,16 +8,33 @@ from django.utils.functional import SimpleLazyObject
 from django.utils.timezone import now as current_time
 
 from controlplane.rollouts.queries import engine_status
+from controlplane.web.frozen import freeze_lines
 
 _SECTIONS = (
     ("overview", "Overview", "grid", ("overview",)),
-    ("sites", "Sites", "pin", ("sites", "site", "site-add", "site-token")),
-    ("models", "Models", "box", ("models", "version")),
+    (
+        "sites",
+        "Sites",
+        "pin",
+        ("sites", "site", "site-add", "site-token", "site-retire", "site-pin", "site-unpin"),
+    ),
+    (
+        "models",
+        "Models",
+        "box",
+        ("models", "version", "version-quarantine", "version-release"),
+    ),
     (
         "rollouts",
         "Rollouts",
         "stairs",
         ("rollouts", "rollout", "rollout-verb", "rollout-start", "rollout-stage"),
+    ),
+    (
+        "strategies",
+        "Strategies",
+        "route",
+        ("strategies", "strategy", "strategy-new", "strategy-retire"),
     ),
 )
 
@@ -38,14 +55,20 @@ def console(request: HttpRequest) -> dict[str, object]:
     return {
         "now": now,
         "engine": SimpleLazyObject(lambda: engine_status(now=now)),
+        "freezes": SimpleLazyObject(lambda: freeze_lines(now)),
         "sections": _sections(request),
+        "at_freezes": _name_of(request) in ("freezes", "freeze-lift", "budget"),
     }
 
 
 def _sections(request: HttpRequest) -> list[Section]:
-    match = request.resolver_match
-    shown = match.url_name if match else None
+    shown = _name_of(request)
     return [
         Section(href=reverse(name), label=label, icon=icon, current=shown in pages)
         for name, label, icon, pages in _SECTIONS
     ]
+
+
+def _name_of(request: HttpRequest) -> str | None:
+    match = request.resolver_match
+    return match.url_name if match else None

@@ -42,6 +42,10 @@ def _href(event: Event) -> str:
                 return reverse("rollout", args=[int(event.object_id)])
             case "site":
                 return reverse("site", args=[event.object_id])
+            case "strategy":
+                return reverse("strategy", args=[event.object_id])
+            case "freeze" | "budget":
+                return reverse("freezes")
             case "version":
                 model, _, number = event.object_id.rpartition("/")
                 return reverse("version", args=[model, int(number)])

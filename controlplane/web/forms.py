@@ -1,42 +1,28 @@
-"""What people type into the console. Checks its form; its meaning is the services' to check."""
+"""What people type into the console: the base, and forms about sites, freezes, versions.
 
-from datetime import datetime
+A form checks what was typed for its form; its meaning is the services' to check."""
+
+import json
 from typing import Any
 
 from django import forms
 
-from controlplane.catalog.models import Version, VersionState
 from controlplane.domain.errors import InvalidInput
-from controlplane.domain.selection import MAX_SOAK_SECONDS, parse_stages
 from controlplane.fleet.models import Tier
-from controlplane.web.verbs import Verb
 
-STRATEGIES: dict[str, tuple[str, list[dict[str, Any]]]] = {
-    "percent": (
-        "by share: 10 %, then half of the rest, then all",
-        [
-            {"name": "canary", "select": {"percent": 10}},
-            {"name": "half", "select": {"percent": 50}},
-            {"name": "rest", "select": {}},
-        ],
-    ),
-    "edge-first": (
-        "by tier: edge, then regional, then hyperscale",
-        [
-            {"name": "edge", "select": {"tier": "edge"}},
-            {"name": "regional", "select": {"tier": "regional"}},
-            {"name": "hyperscale", "select": {"tier": "hyperscale"}},
-        ],
-    ),
-    "at-once": ("all sites at once", [{"name": "all", "select": {}}]),
-}
+# As a browser's date and time field sends it; the footer of every page says that times are UTC.
+_MINUTES = "%Y-%m-%dT%H:%M"
 
 
-def add_faults(form: forms.Form, error: InvalidInput) -> None:
-    """A service's refusal where the person will look: at the field, else above the form."""
+def add_faults(form: forms.Form, error: InvalidInput, fields: dict[str, str] | None = None) -> None:
+    """A service's refusal where the person will look: at the field (`fields`: its name in the form
+    by the service's), else above the form with its place."""
     for fault in error.errors:
-        known = fault.field in form.fields
-        form.add_error(fault.field if known else None, fault.message)
+        field = (fields or {}).get(fault.field, fault.field)
+        if field in form.fields:
+            form.add_error(field, fault.message)
+        else:
+            form.add_error(None, f"{fault.field}: {fault.message}")
     if not error.errors:
         form.add_error(None, error.detail)
 
@@ -48,22 +34,76 @@ class ConsoleForm(forms.Form):
         super().__init__(*args, **kwargs)
         self.label_suffix = ""
         for field in self.fields.values():
-            chosen = isinstance(field.widget, forms.Select)
-            field.widget.attrs["class"] = "form-select" if chosen else "form-control"
+            if isinstance(field.widget, forms.RadioSelect | forms.CheckboxInput):
+                field.widget.attrs["class"] = "form-check-input"
+            else:
+                chosen = isinstance(field.widget, forms.Select)
+                field.widget.attrs["class"] = "form-select" if chosen else "form-control"
+
+
+class ReasonField(forms.CharField):
+    """Why something is done."""
+
+    def __init__(self, kept_with: str, *, required: bool = True) -> None:
+        super().__init__(
+            label="Reason" if required else "Reason (optional)",
+            required=required,
+            max_length=400,
+            strip=True,
+            widget=forms.Textarea(attrs={"rows": 3, "autofocus": True}),
+            error_messages={"required": f"Say why; it is kept with the {kept_with}."},
+        )
+
+
+class MomentField(forms.DateTimeField):
+    """A minute in UTC."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        widget = forms.DateTimeInput(attrs={"type": "datetime-local"}, format=_MINUTES)
+        super().__init__(widget=widget, input_formats=[_MINUTES, "%Y-%m-%d %H:%M"], **kwargs)
+
+
+class NamesField(forms.CharField):
+    """Names of sites, one a line or with commas between; a list."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(required=False, widget=forms.Textarea(attrs={"rows": 2}), **kwargs)
+
+    def clean(self, value: Any) -> list[str]:
+        return str(super().clean(value)).replace(",", " ").split()
+
+
+class LabelsField(forms.CharField):
+    """Labels such as `ring=0, rack=b`; a mapping."""
+
+    def clean(self, value: Any) -> dict[str, str]:
+        found = {}
+        for word in str(super().clean(value)).replace(",", " ").split():
+            key, equals, text = word.partition("=")
+            if not (key and equals and text):
+                raise forms.ValidationError(f"{word!r} must be a label and its value, as ring=0.")
+            found[key] = text
+        return found
 
 
 class ReasonForm(ConsoleForm):
-    """Why a verb is used. Kept with the rollout and in the event log."""
+    """Nothing but why."""
 
-    reason = forms.CharField(
-        max_length=400, strip=True, widget=forms.Textarea(attrs={"rows": 3, "autofocus": True})
-    )
-
-    def __init__(self, verb: Verb, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, kept_with: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fields["reason"].required = verb.reason_required
-        self.fields["reason"].label = "Reason" if verb.reason_required else "Reason (optional)"
-        self.fields["reason"].error_messages["required"] = "Say why; it is kept with the rollout."
+        self.fields["reason"] = ReasonField(kept_with)
+        self.fields["reason"].widget.attrs["class"] = "form-control"
+
+
+class QuarantineForm(ConsoleForm):
+    """Takes a version out of use."""
+
+    reason = ReasonField("version")
+    roll_back = forms.BooleanField(
+        label="Roll back its rollout too",
+        required=False,
+        help_text="Sites that this rollout brought the version to return to what they had.",
+    )
 
 
 class SiteForm(ConsoleForm):
@@ -76,40 +116,83 @@ class SiteForm(ConsoleForm):
     region = forms.CharField(max_length=63, help_text="Such as eu-west.")
 
 
-class VersionChoice(forms.ModelChoiceField):  # type: ignore[type-arg]  # not subscriptable at run time
-    def label_from_instance(self, obj: Any) -> str:
-        return f"{obj.model.name} {obj.number}"
+class FreezeForm(ConsoleForm):
+    """Whom a freeze holds, why and for how long. The whole fleet has to be said in words: an empty
+    selection could be a slip."""
 
-
-class StartForm(ConsoleForm):
-    """A version and a usual order of sites. Free stages go through the API and the CLI."""
-
-    version = VersionChoice(
-        queryset=Version.objects.filter(state=VersionState.REGISTERED)
-        .select_related("model")
-        .defer("manifest")
-        .order_by("model__name", "-number"),
-        empty_label="choose a version",
+    scope = forms.ChoiceField(
+        label="What is frozen",
+        choices=[("fleet", "The whole fleet"), ("some", "Only the sites that match all of this:")],
+        initial="fleet",
+        widget=forms.RadioSelect,
     )
-    strategy = forms.ChoiceField(
-        label="Order of sites", choices=[(key, text) for key, (text, _) in STRATEGIES.items()]
+    tier = forms.ChoiceField(choices=[("", "any"), *Tier.choices], required=False)
+    region = forms.ChoiceField(required=False)
+    labels = LabelsField(required=False, help_text="Such as ring=0, rack=b.")
+    sites = NamesField(help_text="Names, with commas or line breaks between.")
+    reason = ReasonField("freeze, and everybody who waits reads it")
+    until = MomentField(
+        label="Until (UTC, optional)", required=False, help_text="Else until somebody lifts it."
     )
-    soak_seconds = forms.FloatField(
-        label="Soak per stage, in seconds",
-        min_value=0,
-        max_value=MAX_SOAK_SECONDS,
-        initial=60,
-        help_text="How long every site of a stage must stay healthy before the next stage starts.",
-    )
-    note = forms.CharField(label="Note (optional)", max_length=500, required=False)
 
-    def asked(self, now: datetime) -> dict[str, Any]:
-        """What is asked of the services, for a plan and for the run alike."""
-        _, stages = STRATEGIES[self.cleaned_data["strategy"]]
-        soak, version = self.cleaned_data["soak_seconds"], self.cleaned_data["version"]
-        return {
-            "model_name": version.model.name,
-            "version_number": version.number,
-            "stages": parse_stages([{**stage, "soak_seconds": soak} for stage in stages]),
-            "now": now,
-        }
+    def __init__(self, *args: Any, regions: list[str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        field = self.fields["region"]
+        assert isinstance(field, forms.ChoiceField)
+        field.choices = [("", "any"), *((region, region) for region in regions)]
+        del self.fields["reason"].widget.attrs["autofocus"]  # not the first thing on its page
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or {}
+        named = any(cleaned.get(key) for key in ("tier", "region", "labels", "sites"))
+        if cleaned.get("scope") == "fleet" and named:
+            self.add_error("scope", "Choose the matching sites, or leave their fields empty.")
+        if cleaned.get("scope") == "some" and not named and not self.errors:
+            self.add_error("scope", "Say which sites: a tier, a region, labels or names.")
+        return cleaned
+
+    def selector(self) -> dict[str, object]:
+        keys = ("tier", "region", "labels", "sites")
+        return {key: self.cleaned_data[key] for key in keys if self.cleaned_data[key]}
+
+
+class BudgetForm(ConsoleForm):
+    """How much of the fleet may change within an hour."""
+
+    changing_percent = forms.IntegerField(
+        label="Per cent of all sites that may change within an hour",
+        required=False,
+        min_value=1,
+        max_value=100,
+        help_text="A whole number from 1 to 100; empty for no limit. It holds over all rollouts.",
+    )
+    reason = ReasonField("budget")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        del self.fields["reason"].widget.attrs["autofocus"]
+
+
+class StrategyForm(ConsoleForm):
+    """A strategy as its document; every fault of it is told with the place where it is."""
+
+    document = forms.CharField(
+        label="Strategy, as JSON",
+        max_length=100_000,
+        widget=forms.Textarea(attrs={"rows": 22, "spellcheck": "false", "autocapitalize": "none"}),
+    )
+
+    def clean_document(self) -> Any:
+        try:
+            document = json.loads(self.cleaned_data["document"])
+            # What a database could not keep: half a character, and NUL.
+            kept = json.dumps(document, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise forms.ValidationError("A text in it holds half a character.") from error
+        except (ValueError, RecursionError) as error:
+            at = getattr(error, "lineno", None)
+            where = f"line {at}: {getattr(error, 'msg', '')}" if at else str(error)
+            raise forms.ValidationError(f"This is not JSON: {where}.") from error
+        if rb"\u0000" in kept:
+            raise forms.ValidationError("A text in it holds a NUL character.")
+        return document

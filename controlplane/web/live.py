@@ -16,6 +16,7 @@ from django.utils.cache import patch_vary_headers
 from django.utils.timezone import now as current_time
 
 from controlplane.rollouts.queries import EngineStatus, engine_status
+from controlplane.web.frozen import FreezeLine, freeze_lines
 
 STOP_POLLING = 286
 REFRESH_SECONDS = 3
@@ -39,9 +40,17 @@ def respond(
     `shows` is the data behind the panel: equal `repr` means equal picture. Relative times are no
     part of it, since the browser counts them on by itself. `final`: it can never change again.
     """
-    engine = engine_status(now=current_time())
-    tag = _tag(request, shows, engine)
-    whole = {**context, "engine": engine, "etag": tag, "final": final, "fragment": fragment}
+    now = current_time()
+    engine, freezes = engine_status(now=now), freeze_lines(now)
+    tag = _tag(request, shows, engine, freezes)
+    whole = {
+        **context,
+        "engine": engine,
+        "freezes": freezes,
+        "etag": tag,
+        "final": final,
+        "fragment": fragment,
+    }
     if not wants_fragment(request):
         response = render(request, page, whole)
     elif request.headers.get("If-None-Match") == tag and not final:
@@ -57,9 +66,12 @@ def respond(
     return response
 
 
-def _tag(request: HttpRequest, shows: object, engine: EngineStatus) -> str:
-    """Of what is shown, to whom, and whether the engine is down. While it is up its last beats do
-    not count: they are not on the page."""
+def _tag(
+    request: HttpRequest, shows: object, engine: EngineStatus, freezes: list[FreezeLine]
+) -> str:
+    """Of what is shown, to whom, what is frozen, and whether the engine is down. While it is up its
+    last beats do not count: they are not on the page."""
     engine_part = None if engine.alive else (engine.tick_at, engine.worker_at)
-    text = repr((request.get_full_path(), request.user.pk, engine_part, shows))
+    frozen = [line.shown for line in freezes]
+    text = repr((request.get_full_path(), request.user.pk, engine_part, frozen, shows))
     return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'

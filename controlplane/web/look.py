@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from controlplane.catalog.models import VersionState
+from controlplane.domain.gates import Verdict
 from controlplane.domain.health import SiteHealth
-from controlplane.domain.rollout import DeploymentState, RolloutState, StageState
+from controlplane.domain.rollout import DeploymentState, RolloutState, StageState, WaitsFor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,7 @@ def _look(tone: str, icon: str, word: str = "") -> Look:
 R, S, D, H = RolloutState, StageState, DeploymentState, SiteHealth
 
 _ROLLOUT: Mapping[str, Look] = {
+    R.QUEUED: _look("idle", "queue"),
     R.PLANNED: _look("idle", "clock"),
     R.RUNNING: _look("busy", "play"),
     R.PAUSED: _look("warn", "pause"),
@@ -32,7 +34,9 @@ _ROLLOUT: Mapping[str, Look] = {
     R.ROLLING_BACK: _look("warn", "undo"),
     R.ROLLED_BACK: _look("warn", "undo"),
     R.ROLLBACK_INCOMPLETE: _look("bad", "cross"),
+    R.SUPERSEDED: _look("idle", "forward"),
     R.SUCCEEDED: _look("good", "check"),
+    R.SUCCEEDED_WITH_EXCEPTIONS: _look("warn", "check"),
 }
 _STAGE: Mapping[str, Look] = {
     S.PENDING: _look("idle", "clock", "waiting"),
@@ -53,6 +57,10 @@ _DEPLOYMENT: Mapping[str, Look] = {
     D.VERIFYING: _look("busy", "play"),
     D.SUCCEEDED: _look("good", "check", "verified"),
     D.FAILED: _look("bad", "cross"),
+    D.TIMED_OUT: _look("bad", "clock"),
+    D.DEFERRED: _look("idle", "queue", "put off"),
+    D.REJECTED: _look("warn", "cross", "other hardware"),
+    D.REMOVED: _look("idle", "dash", "site retired"),
     D.CANCELLED: _look("idle", "stop"),
     D.ROLLED_BACK: _look("good", "undo", "returned"),
     D.ROLLBACK_FAILED: _look("bad", "cross", "could not return"),
@@ -75,6 +83,20 @@ _DIFFERENCE: Mapping[str, Look] = {
 _VERSION: Mapping[str, Look] = {
     VersionState.UPLOADING: _look("busy", "play"),
     VersionState.REGISTERED: _look("good", "check"),
+    VersionState.QUARANTINED: _look("bad", "stop"),
+}
+_WAITS: Mapping[str, Look] = {
+    WaitsFor.PERSON: _look("warn", "user", "waits for a person"),
+    WaitsFor.SITES: _look("busy", "pin", "waits for sites"),
+    WaitsFor.TIME: _look("idle", "clock", "waits for time to pass"),
+    WaitsFor.ENGINE: _look("idle", "stairs", "waits for the engine"),
+    WaitsFor.NOTHING: _look("idle", "dash", "waits for nothing"),
+}
+_VERDICT: Mapping[str, Look] = {
+    Verdict.PASS: _look("good", "check", "passes"),
+    Verdict.FAIL: _look("bad", "cross", "fails"),
+    Verdict.INCONCLUSIVE: _look("warn", "alert"),
+    Verdict.ERROR: _look("warn", "alert", "could not measure"),
 }
 KINDS: Mapping[str, Mapping[str, Look]] = {
     "rollout": _ROLLOUT,
@@ -83,6 +105,8 @@ KINDS: Mapping[str, Mapping[str, Look]] = {
     "health": _HEALTH,
     "difference": _DIFFERENCE,
     "version": _VERSION,
+    "waits": _WAITS,
+    "verdict": _VERDICT,
 }
 
 

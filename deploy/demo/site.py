@@ -11,6 +11,8 @@ from deploy.errors import CannotGoOn
 from deploy.triton.wheel_server import Ports, WheelTriton
 
 JOIN_SECONDS = 60
+# Three sites share the disk of a laptop, and their models are small.
+RESERVE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,9 @@ class DemoSite:
             f'repository = "{self.folder}/repository"\n'
             f'grpc_url = "127.0.0.1:{self.triton.ports.grpc}"\n'
             f'http_url = "{self.http_url}"\n'
-            f'secret_file = "{self.folder}/triton-secret"\n'
+            f'secret_file = "{self.folder}/triton-secret"\n\n'
+            "[limits]\n"
+            f"reserve_bytes = {RESERVE_BYTES}\n"
         )
 
     def join(self, url: str, token: str) -> None:

@@ -34,6 +34,9 @@ class ApiCaller:
     def put(self, path: str, body: bytes, **more: Any) -> Any:
         return self._send("PUT", path, body, content_type="application/octet-stream", **more)
 
+    def put_json(self, path: str, body: Any) -> Any:
+        return self._send("PUT", path, body)
+
     def patch(self, path: str, body: Any) -> Any:
         return self._send("PATCH", path, body)
 

@@ -18,7 +18,7 @@ from django.test.utils import CaptureQueriesContext
 from controlplane.audit.models import Event
 from controlplane.catalog.queries import blob_store
 from controlplane.domain.rollout import RolloutState
-from controlplane.domain.selection import StageSpec
+from controlplane.domain.stages import StageSpec
 from controlplane.fleet.identity import revoke_agent
 from controlplane.fleet.models import Agent, AgentSession, Lease, Server
 from controlplane.fleet.services import create_enrolment_token
@@ -211,7 +211,7 @@ class TestDesired:
         response = edge.get("desired")
 
         assert response.status_code == 200
-        document, example = response.json(), golden("desired-answer")
+        document, example = response.json(), golden("desired-lease-answer")
         assert set(document) == set(example)
         got = {wish["model"]: wish for wish in document["models"]}
         expected = {wish["model"]: wish for wish in example["models"]}

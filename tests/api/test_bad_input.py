@@ -17,7 +17,16 @@ from controlplane.rollouts.models import Rollout
 from tests.api.calls import JSON, ApiCaller, assert_problem, fields
 from tests.factories import make_joined_site, make_rollout, make_site, make_token, make_version
 
-WRITES = ["models", "models/vad/versions", "sites", "rollouts", "rollouts/1/pause"]
+WRITES = [
+    "models",
+    "models/vad/versions",
+    "sites",
+    "rollouts",
+    "rollouts/1/pause",
+    "rollouts/1/approve",
+    "strategies",
+    "freezes",
+]
 HUGE = "9" * 400
 
 
@@ -88,6 +97,8 @@ def test_a_path_that_is_not_there_is_a_problem(path: str, api: ApiCaller) -> Non
         ("sites/%ff", "site-unknown"),
         (f"sites/{'x' * 5000}", "site-unknown"),
         (f"rollouts/{HUGE}", "rollout-unknown"),
+        (f"rollouts/{HUGE}/events", "rollout-unknown"),
+        (f"rollouts/{HUGE}/deployments", "rollout-unknown"),
         ("rollouts/0", "rollout-unknown"),
     ],
 )
@@ -203,7 +214,7 @@ def test_a_wait_that_is_no_number_of_seconds(query: str, api: ApiCaller, now: da
 @pytest.mark.parametrize(
     "query", ["tier=cloud", "tier=%00", "region=%00", "limit=x", f"offset={HUGE}", "limit=0"]
 )
-@pytest.mark.parametrize("path", ["sites", "rollouts", "models"])
+@pytest.mark.parametrize("path", ["sites", "rollouts", "models", "freezes", "drift"])
 def test_no_query_breaks_a_list(path: str, query: str, api: ApiCaller, now: datetime) -> None:
     make_site(now=now)
     assert api.get(f"{path}?{query}").status_code in (200, 422)
@@ -224,8 +235,22 @@ class TestTokens:
         ("rollouts", Scope.ROLLOUT),
         *(
             (f"rollouts/1/{verb}", Scope.ROLLOUT)
-            for verb in ("pause", "resume", "abort", "rollback")
+            for verb in (
+                "pause",
+                "resume",
+                "promote",
+                "abort",
+                "rollback",
+                "retry-failed",
+                "approve",
+            )
         ),
+        ("strategies", Scope.ROLLOUT),
+        ("strategies/canary/retire", Scope.ROLLOUT),
+        ("models/vad/versions/1/quarantine", Scope.ROLLOUT),
+        ("sites/edge/models/vad/pin", Scope.ROLLOUT),
+        ("freezes", Scope.FREEZE),
+        ("freezes/1/lift", Scope.FREEZE),
     ]
 
     @pytest.mark.parametrize(("path", "scope"), CALLS)
@@ -259,7 +284,10 @@ class TestTokens:
         assert Site.objects.get().region == "eu-west"
         assert Version.objects.exists()
 
-    @pytest.mark.parametrize("path", ["models", "sites", "rollouts", "schema/"])
+    @pytest.mark.parametrize(
+        "path",
+        ["models", "sites", "rollouts", "strategies", "freezes", "budget", "drift", "schema/"],
+    )
     def test_reading_wants_any_token(
         self, path: str, with_scopes: Callable[..., ApiCaller]
     ) -> None:

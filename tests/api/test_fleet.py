@@ -1,5 +1,6 @@
 """Sites and the tokens their agents join with."""
 
+import base64
 from datetime import datetime
 from typing import Any
 
@@ -9,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 
 from controlplane.audit.models import Event
 from controlplane.fleet.models import EnrolmentToken, Generation, Site
-from tests.api.calls import ApiCaller, assert_problem, fields
+from tests.api.calls import AgentCaller, ApiCaller, assert_problem, fields
 from tests.factories import make_joined_site, make_rollout, make_site, make_version, settle
 from tests.services.threads import at_once
 
@@ -37,6 +38,8 @@ def test_a_site_is_made_and_read_back(api: ApiCaller) -> None:
     assert document["envelope"]["energy_price_per_kwh"] == -0.02
     assert document["envelope"]["cooling_limit_kw"] is None
     assert (document["health"], document["models"]) == ("new", [])
+    assert (document["timezone"], document["redundancy_group"]) == ("UTC", "")
+    assert (document["poll_seconds"], document["retired_at"]) == (None, None)
     assert api.get("sites/edge-1").json() == document
     assert Generation.objects.get().generation == 0
 
@@ -68,6 +71,113 @@ def test_a_refused_change_changes_nothing(api: ApiCaller) -> None:
     body = {"region": "other", "latitude": 1000}
     assert_problem(api.patch("sites/edge-1", body), 422, "invalid-request")
     assert Site.objects.get().region == "eu-west"
+
+
+def test_a_site_has_a_clock_a_group_and_a_pace_of_its_own(api: ApiCaller) -> None:
+    own = {"timezone": "Asia/Tokyo", "redundancy_group": "tokyo", "poll_seconds": 600}
+    made = api.post("sites", SITE | own).json()
+    assert {key: made[key] for key in own} == own
+
+    other = {"timezone": "UTC", "redundancy_group": "", "poll_seconds": None}
+    changed = api.patch("sites/edge-1", other).json()
+    assert {key: changed[key] for key in other} == other
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong", "words"),
+    [
+        ("timezone", "Tokyo", "use a name such as Europe/Berlin"),
+        ("timezone", "", "blank"),
+        ("timezone", None, "null"),
+        ("redundancy_group", "no spaces", "slug"),
+        ("poll_seconds", 4, "greater than or equal to 5"),
+        ("poll_seconds", 86_401, "less than or equal to 86400"),
+        ("retired_at", "2026-01-01T00:00:00Z", "not a property"),
+    ],
+)
+def test_what_a_site_cannot_have_is_said_at_its_field(
+    field: str, wrong: object, words: str, api: ApiCaller
+) -> None:
+    response = api.post("sites", SITE | {field: wrong})
+    assert response.status_code == 422
+    (fault,) = response.json()["errors"]
+    assert fault["field"] == field
+    assert words in fault["message"]
+    assert not Site.objects.exists()
+
+
+class TestRetirement:
+    @pytest.fixture(autouse=True)
+    def _site(self, api: ApiCaller) -> None:
+        api.post("sites", SITE)
+
+    def test_a_retired_site_is_listed_only_when_asked_for(self, api: ApiCaller) -> None:
+        api.post("sites", SITE | {"name": "edge-2"})
+
+        gone = api.delete("sites/edge-1?reason=the+shop+closed")
+
+        assert (gone.status_code, gone.content) == (204, b"")
+
+        def names(query: str) -> list[str]:
+            return [site["name"] for site in api.get(f"sites?{query}").json()["results"]]
+
+        assert names("") == names("retired=false") == ["edge-2"]
+        assert names("retired=true") == ["edge-1"]
+        assert names("health=new") == ["edge-2"]
+        assert_problem(api.get("sites?retired=perhaps"), 422, "invalid-request")
+
+    def test_it_can_still_be_read_and_is_neither_well_nor_ill(self, api: ApiCaller) -> None:
+        api.delete("sites/edge-1?reason=closed")
+        document = api.get("sites/edge-1").json()
+        assert document["retired_at"]
+        assert document["health"] is None
+        assert document["health_reason"].startswith("retired on ")
+
+    def test_the_reason_may_stand_in_the_body_and_the_call_be_repeated(
+        self, api: ApiCaller
+    ) -> None:
+        for _ in range(2):
+            response = api._send("DELETE", "sites/edge-1", {"reason": "the shop closed"})
+            assert response.status_code == 204
+        event = Event.objects.get(action="site.retired")
+        assert (event.actor, event.reason) == ("token:ci", "the shop closed")
+
+    @pytest.mark.parametrize("body", [b"", {}, {"reason": " "}])
+    def test_without_a_reason_nothing_happens(self, body: object, api: ApiCaller) -> None:
+        problem = assert_problem(api._send("DELETE", "sites/edge-1", body), 422, "reason-required")
+        assert fields(problem) == ["reason"]
+        assert api.get("sites/edge-1").json()["retired_at"] is None
+
+    def test_nothing_is_done_to_it_but_to_restore_it(self, api: ApiCaller) -> None:
+        api.delete("sites/edge-1?reason=closed")
+        assert_problem(api.patch("sites/edge-1", {"region": "x"}), 404, "site-retired")
+        assert_problem(api.post("sites/edge-1/enrolment-tokens"), 404, "site-retired")
+        assert_problem(api.post("sites", SITE), 409, "site-exists")
+
+        restored = api.post("sites/edge-1/restore", {"reason": "it reopened"})
+
+        assert restored.status_code == 200
+        assert (restored.json()["retired_at"], restored.json()["health"]) == (None, "new")
+        assert api.post("sites/edge-1/restore").status_code == 200
+        assert Event.objects.get(action="site.restored").reason == "it reopened"
+
+    def test_a_site_that_is_not_there_cannot_be_retired(self, api: ApiCaller) -> None:
+        assert_problem(api.delete("sites/none?reason=x"), 404, "site-unknown")
+        assert_problem(api.delete("sites/%00?reason=x"), 404, "site-unknown")
+        assert_problem(api.delete("sites/edge-1?reason=%00"), 422, "invalid-request")
+        assert_problem(api.post("sites/none/restore"), 404, "site-unknown")
+
+    def test_an_agent_of_a_retired_site_is_told_and_a_token_of_it_joins_nothing(
+        self, api: ApiCaller, edge: AgentCaller
+    ) -> None:
+        token = api.post("sites/edge/enrolment-tokens").json()["token"]
+        api.delete("sites/edge?reason=closed")
+        assert_problem(edge.get("desired"), 401, "session-invalid")
+        question = edge.post("challenge", {"agent": str(edge.agent.agent_id)})
+        assert_problem(question, 403, "agent-revoked")
+        key = base64.b64encode(bytes(32)).decode()
+        joining = edge.post("enrol", {"token": token, "public_key": key})
+        assert_problem(joining, 403, "site-retired")
 
 
 def test_an_enrolment_token_is_shown_once_with_the_line_to_paste(api: ApiCaller) -> None:
@@ -147,7 +257,7 @@ def test_lists_cost_the_same_number_of_queries_however_many_sites(
     many = [queries(lambda path=path: api.get(path)) for path in paths]
 
     assert many == few
-    assert max(many) <= 8
+    assert max(many) <= 12
 
 
 @pytest.mark.usefixtures("transactional_db")

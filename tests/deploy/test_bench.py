@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.costs import Meter
 from benchmarks.load import Caller, Load, WrongAnswer, percentile, split
 from benchmarks.processes import tree_cpu_seconds
 from tests.deploy.compose_file import ROOT
@@ -41,6 +42,45 @@ def test_a_short_run_on_sqlite_writes_figures_of_every_case(tmp_path: Path) -> N
         assert case["requests_per_second"]["min"] <= case["requests_per_second"]["max"]
         assert ("against_peer" in case) == (result["peers"][name] is not None)
     assert result["cases"]["poll 304"]["against_peer"]["requests_per_second"] > 0
+
+
+def _run(tmp_path: Path, name: str, *arguments: str) -> tuple[str, dict[str, Any]]:
+    """What a run on SQLite prints, and the document it writes."""
+    done = subprocess.run(
+        [*BENCH, f"--only={name}", "--database=sqlite", f"--results={tmp_path}", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, json.loads((tmp_path / f"{name}.json").read_text())
+
+
+@pytest.mark.stack
+def test_ticks_over_more_sites_take_longer_but_no_more_queries(tmp_path: Path) -> None:
+    sizes = ("--rounds=1", "--tick-sites=100", "--tick-rollouts=4")
+    text, document = _run(tmp_path, "tick", *sizes)
+    few, many = document["results"]["sqlite"]["by_sites"].values()
+    assert few["queries"] == many["queries"]
+    assert many["queries_per_rollout"] < 30
+    for name, case in many["cases"].items():
+        assert name in text
+        assert 0 < case["ms"]["min"] <= case["ms"]["median"] <= case["ms"]["max"]
+
+
+@pytest.mark.stack
+def test_a_rollout_is_timed_from_its_start_to_its_last_verified_site(tmp_path: Path) -> None:
+    text, document = _run(tmp_path, "rollout_time", "--size=4", "--size=8")
+    for sites, figures in zip((4, 8), document["results"]["sqlite"]["by_sites"], strict=True):
+        requests = figures["requests"]
+        assert figures["sites"] == requests["poll"] == sites
+        assert requests["report"] == 2 * sites <= 2 * requests["lease"]
+        # Three stages, in each of which a site is offered, asks, and reports at its next poll.
+        assert figures["virtual_seconds"] >= 3 * document["poll_seconds"]
+        assert figures["cpu_seconds"] >= sum(figures["cpu_by_part"].values()) * 0.9 > 0
+    assert "growth" in text
 
 
 def test_a_named_postgresql_that_does_not_answer_stops_the_run(tmp_path: Path) -> None:
@@ -138,3 +178,19 @@ def test_the_cpu_of_a_process_holds_that_of_its_children() -> None:
         spent = tree_cpu_seconds(shell.pid)
         shell.communicate("\n", timeout=10)
     assert spent >= 0.02
+
+
+def test_a_meter_adds_up_only_what_runs_inside_it() -> None:
+    meter = Meter(title="")
+    with meter.running():
+        for _ in range(200_000):
+            pass
+    spent = meter.total
+    for _ in range(200_000):
+        pass
+    assert meter.total == spent
+    with meter.running():
+        pass
+    assert meter.total.wall > spent.wall > 0
+    assert spent.cpu > 0 == spent.database
+    assert [meter.each[0]] == meter.each[:-1]

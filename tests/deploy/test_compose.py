@@ -21,7 +21,7 @@ from tests.deploy.compose_file import (
     services,
 )
 
-ALWAYS = {"migrate", "web", "worker", "beat", "database", "broker"}
+ALWAYS = {"migrate", "web", "worker", "courier", "beat", "database", "broker"}
 GPU = {"site", "triton", "agent"}
 DOCKER = Path("deploy/docker")
 
@@ -135,9 +135,9 @@ def test_services_start_after_what_they_need() -> None:
         for name, service in found.items()
     }
     assert needs["migrate"] == {"database": "service_healthy"}
-    for name in ("web", "worker", "beat"):
+    for name in ("web", "worker", "courier", "beat"):
         assert needs[name]["migrate"] == "service_completed_successfully"
-    for name in ("worker", "beat"):
+    for name in ("worker", "courier", "beat"):
         assert needs[name]["broker"] == "service_healthy"
     assert "broker" not in needs["web"], "the broker is a doorbell; pages must do without it"
     healthy = {

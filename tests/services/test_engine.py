@@ -11,18 +11,18 @@ from django.test.utils import CaptureQueriesContext
 from controlplane.audit.models import Event
 from controlplane.catalog.services import create_model
 from controlplane.domain.rollout import RolloutState
-from controlplane.rollouts import effects
+from controlplane.rollouts import effects, site_effects
 from controlplane.rollouts.models import Deployment, EngineBeat, Rollout, SiteModel
 from controlplane.rollouts.queries import engine_status
 from controlplane.rollouts.services import (
     advance_rollout,
-    pause_rollout,
     record_beat,
     start_rollout,
     tick,
 )
 from controlplane.rollouts.tasks import advance
 from controlplane.rollouts.tasks import tick as tick_task
+from controlplane.rollouts.verbs import pause_rollout
 from tests.factories import (
     ACTOR,
     ALL_AT_ONCE,
@@ -101,6 +101,20 @@ class TestTick:
         advance(404)
         tick_task()
         assert EngineBeat.objects.filter(name="tick").exists()
+
+
+def test_a_ring_from_before_the_last_look_is_passed_over(now: datetime) -> None:
+    rollout = make_rollout(RolloutState.RUNNING, now=now)
+    agent_done = Deployment.objects.filter(rollout=rollout)
+    agent_done.update(state="succeeded")
+    ring = {"rollout_id": rollout.pk, "now": now + timedelta(seconds=2)}
+
+    advance_rollout(**ring, rung_at=now - timedelta(seconds=1))
+    rollout.refresh_from_db()
+    assert rollout.stages.get().state == "running"
+
+    advance_rollout(**ring, rung_at=now + timedelta(seconds=1))
+    assert rollout.stages.get().state != "running"
 
 
 def test_waiting_since_stays_while_the_cause_is_the_same(now: datetime) -> None:
@@ -211,9 +225,18 @@ class TestOneTransaction:
 
         assert Event.objects.count() == events
 
-    @pytest.mark.parametrize("broken", ["_set_stage", "change_wishes", "_record"])
+    @pytest.mark.parametrize(
+        "broken",
+        [
+            (effects, "_turn_stage"),
+            (effects, "record"),
+            (site_effects, "change_wishes"),
+            (site_effects, "move_of"),
+        ],
+        ids=lambda broken: broken[1],
+    )
     def test_a_turn_that_breaks_half_way_leaves_nothing(
-        self, broken: str, now: datetime, monkeypatch: pytest.MonkeyPatch
+        self, broken: tuple[object, str], now: datetime, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         rollout = make_rollout(now=now)
         before = self.rows()
@@ -221,7 +244,7 @@ class TestOneTransaction:
         def fail(*args: object, **kwargs: object) -> None:
             raise RuntimeError("cut off here")
 
-        monkeypatch.setattr(effects, broken, fail)
+        monkeypatch.setattr(*broken, fail)
         with pytest.raises(RuntimeError, match="cut off here"):
             advance_rollout(rollout_id=rollout.pk, now=now)
 
@@ -258,4 +281,4 @@ def test_a_turn_costs_the_same_queries_however_many_sites(now: datetime) -> None
 
     few = cost(2, "vad")
     assert cost(20, "ocr") == few
-    assert max(few) < 40
+    assert max(few) < 70

@@ -20,17 +20,12 @@ from django.db.models import F
 from controlplane.audit.models import Event
 from controlplane.domain.errors import Conflict
 from controlplane.domain.rollout import FINAL_ROLLOUT, RolloutState, StageState
-from controlplane.domain.selection import StageSpec
+from controlplane.domain.stages import StageSpec
 from controlplane.rollouts import effects, services
 from controlplane.rollouts.models import Deployment, Rollout
 from controlplane.rollouts.reports import ModelReport
-from controlplane.rollouts.services import (
-    abort_rollout,
-    advance_rollout,
-    pause_rollout,
-    roll_back_rollout,
-    start_rollout,
-)
+from controlplane.rollouts.services import advance_rollout, start_rollout
+from controlplane.rollouts.verbs import abort_rollout, pause_rollout, roll_back_rollout
 from tests.factories import ACTOR, make_joined_site, make_rollout, make_version, settle
 from tests.fake_agent import FakeAgent
 from tests.services.threads import DEADLINE_SECONDS, at_once, failures
@@ -153,6 +148,7 @@ class TestEachStageStartsOnce:
         assert Counter(turns.values_list("action", flat=True)) == {
             "rollout.started": 1,
             "rollout.stage_started": 3,
+            "rollout.offered": 3,
             "rollout.soak_started": 3,
             "rollout.stage_passed": 3,
             "rollout.succeeded": 1,

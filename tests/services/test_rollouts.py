@@ -6,25 +6,25 @@ import pytest
 
 from controlplane.audit.models import Event
 from controlplane.catalog.models import Version
-from controlplane.domain.errors import Conflict, InvalidInput, NotFound
+from controlplane.domain.errors import Conflict, InvalidInput
 from controlplane.domain.rollout import (
     ACTIVE_DEPLOYMENT,
-    FINAL_ROLLOUT,
     DeploymentState,
     RolloutState,
 )
-from controlplane.domain.selection import StageSpec
+from controlplane.domain.stages import StageSpec
+from controlplane.rollouts.evidence import PATIENCE, fresh_within
 from controlplane.rollouts.models import Deployment, DeploymentKind, Rollout, SiteModel
-from controlplane.rollouts.services import (
+from controlplane.rollouts.services import advance_rollout, start_rollout
+from controlplane.rollouts.verbs import (
     abort_rollout,
-    advance_rollout,
     pause_rollout,
     resume_rollout,
     roll_back_rollout,
-    start_rollout,
 )
-from controlplane.rollouts.snapshots import PATIENCE, fresh_within
 from tests.factories import ACTOR, make_joined_site, make_rollout, make_site, make_version, settle
+from tests.fake_agent import FakeAgent
+from tests.services.steps import canary_then_rest, one_stage, running, stages_of, turn
 
 CANARY_THEN_REST = (
     StageSpec(name="canary", tier="edge", soak_seconds=10),
@@ -50,7 +50,7 @@ def states(rollout: Rollout) -> list[tuple[str, str]]:
 
 
 def deployments(rollout: Rollout, kind: str = DeploymentKind.FORWARD) -> dict[str, str]:
-    rows = Deployment.objects.filter(rollout=rollout, kind=kind)
+    rows = Deployment.objects.filter(rollout=rollout, kind=kind, superseded=False)
     return dict(rows.values_list("site__name", "state"))
 
 
@@ -174,8 +174,8 @@ def test_the_previous_version_is_kept_while_forward_and_forgotten_on_the_way_bac
 def test_the_reason_of_a_rollback_stays_short_however_long_it_waits(now: datetime) -> None:
     rollout = make_rollout(RolloutState.ROLLING_BACK, now=now)
     reasons = set()
-    for turn in range(5):
-        advance_rollout(rollout_id=rollout.pk, now=now + timedelta(seconds=5 * turn))
+    for step in range(5):
+        advance_rollout(rollout_id=rollout.pk, now=now + timedelta(seconds=5 * step))
         rollout.refresh_from_db()
         reasons.add(rollout.reason)
 
@@ -323,40 +323,6 @@ class TestVerbs:
         assert rollout.reason.startswith("rolled back by user:ann: because")
         assert deployments(rollout) == {"edge": "succeeded", "core": "cancelled"}
         assert deployments(rollout, DeploymentKind.ROLLBACK) == {"edge": "rolled_back"}
-
-    @pytest.mark.parametrize("verb", [abort_rollout, roll_back_rollout])
-    def test_a_grave_verb_wants_a_reason(self, verb: object, now: datetime) -> None:
-        rollout = make_rollout(RolloutState.RUNNING, now=now)
-
-        with pytest.raises(InvalidInput) as caught:
-            verb(rollout_id=rollout.pk, reason="  ", actor=ACTOR, now=now)  # type: ignore[operator]  # a service
-
-        assert caught.value.code == "reason-required"
-        rollout.refresh_from_db()
-        assert rollout.state == RolloutState.RUNNING
-
-    @pytest.mark.parametrize(
-        "verb", [pause_rollout, resume_rollout, abort_rollout, roll_back_rollout]
-    )
-    @pytest.mark.parametrize("state", sorted(FINAL_ROLLOUT))
-    def test_a_final_rollout_takes_no_verb_and_says_so(
-        self, verb: object, state: RolloutState, now: datetime
-    ) -> None:
-        rollout = make_rollout(state, now=now)
-        before = Event.objects.count()
-
-        with pytest.raises(Conflict) as caught:
-            verb(rollout_id=rollout.pk, now=now, **BY)  # type: ignore[operator]  # a service
-
-        assert (caught.value.code, caught.value.extra) == (
-            "verb-not-allowed",
-            {"allowed_verbs": []},
-        )
-        assert Event.objects.count() == before
-
-    def test_an_unknown_rollout_is_said_to_be_unknown(self, now: datetime) -> None:
-        with pytest.raises(NotFound, match="no rollout 404"):
-            pause_rollout(rollout_id=404, now=now, **BY)
 
 
 class TestStart:
@@ -511,3 +477,67 @@ def test_a_stage_that_waits_for_a_site_that_reports_speaks_of_its_progress_only(
     rollout.refresh_from_db()
     assert "silent" not in rollout.reason
     assert "abort" not in rollout.reason
+
+
+class TestBarrier:
+    """Every site has the bytes while only the canary has activated them."""
+
+    @pytest.fixture
+    def edge(self, now: datetime) -> FakeAgent:
+        return make_joined_site("edge", now=now)
+
+    @pytest.fixture
+    def core(self, now: datetime) -> FakeAgent:
+        return make_joined_site("core", tier="regional", now=now)
+
+    def test_a_later_stage_stages_and_activates_when_its_turn_comes(
+        self, edge: FakeAgent, core: FakeAgent, now: datetime
+    ) -> None:
+        rollout = running(make_version(now=now), canary_then_rest(), barrier=True, now=now)
+        assert deployments(rollout) == {"edge": "offered", "core": "offered"}
+        core.report("vad", "staged", now=now)
+        assert core.ask_lease("vad", now=now).reason_code == "stage-not-started"
+
+        turn(rollout, edge, core, now=now)
+        assert deployments(rollout) == {"edge": "succeeded", "core": "staged"}
+        assert stages_of(rollout) == {"canary": "passed", "rest": "running"}
+        assert core.ask_lease("vad", now=now).granted
+
+    def test_a_site_that_fails_before_its_stage_has_begun_turns_it_back(
+        self, edge: FakeAgent, core: FakeAgent, now: datetime
+    ) -> None:
+        rollout = running(make_version(now=now), canary_then_rest(), barrier=True, now=now)
+        core.report("vad", "failed", now=now, reason_code="digest-mismatch")
+
+        settle(rollout, [edge, core], now=now)
+
+        assert rollout.state == RolloutState.ROLLED_BACK
+        assert stages_of(rollout) == {"canary": "cancelled", "rest": "failed"}
+        assert (edge.serving, core.serving) == ({"vad": None}, {"vad": None})
+
+
+def test_a_failed_site_rests_in_the_penalty_box_and_is_tried_again_as_often_as_allowed(
+    now: datetime,
+) -> None:
+    edge = make_joined_site("edge", now=now)
+    stages = one_stage(retries=1, retry_after_seconds=60)
+    rollout = running(make_version(now=now), stages, now=now)
+    edge.report("vad", "failed", now=now, reason_code="golden-mismatch")
+
+    turn(rollout, now=now)
+    assert (rollout.state, rollout.reason_code) == ("running", "penalty-box")
+    assert "rest until 12:01:00 UTC" in rollout.reason
+    assert edge.wishes(now=now)["vad"]["version"] is None
+    turn(rollout, now=now + timedelta(seconds=59))
+    assert deployments(rollout) == {"edge": "pending"}
+
+    later = now + timedelta(seconds=60)
+    turn(rollout, now=later)
+    assert deployments(rollout) == {"edge": "offered"}
+    edge.report("vad", "failed", now=later, reason_code="golden-mismatch")
+    assert turn(rollout, now=later).state == RolloutState.ROLLING_BACK
+    attempts = Deployment.objects.filter(rollout=rollout, kind=DeploymentKind.FORWARD)
+    assert list(attempts.order_by("attempt").values_list("attempt", "state", "superseded")) == [
+        (1, "failed", True),
+        (2, "failed", False),
+    ]

@@ -2,32 +2,58 @@
 
 A bug is a spoilt decision, effect or agent handed to the simulated world; nothing is patched."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from waypost_agent import decide as d
 from waypost_agent import situation as sit
 
+from controlplane.domain.admission import (
+    BEGIN_WITHIN_SECONDS,
+    Granted,
+    LeaseFacts,
+    Refused,
+    admit,
+)
+from controlplane.domain.decide import decide
 from controlplane.domain.rollout import (
+    BEGUN,
+    FINAL_DEPLOYMENT,
     BeginSoak,
     Decision,
+    OfferSites,
     PassStage,
     RolloutView,
     StageView,
     StartStage,
-    decide,
 )
 from controlplane.domain.rollout import DeploymentState as D
 from controlplane.domain.rollout import RolloutState as R
 from controlplane.domain.rollout import StageState as S
 from controlplane.ops.simulation.agent import Agent
+from controlplane.ops.simulation.book import in_transition
 from controlplane.ops.simulation.centre import Centre
 from controlplane.ops.simulation.invariants import Invariant
-from controlplane.ops.simulation.rows import Answer, Deployment, Report, Rollout, Said, SiteModel
+from controlplane.ops.simulation.options import Options
+from controlplane.ops.simulation.rows import (
+    Answer,
+    Deployment,
+    Report,
+    Rollout,
+    Said,
+    SiteModel,
+    Stage,
+)
+from controlplane.ops.simulation.summary import Outcome
 from controlplane.ops.simulation.versions import Version
-from controlplane.ops.simulation.world import Parts
+from controlplane.ops.simulation.world import Parts, simulate
 
+# Many messages that overtake each other, and agents that forget.
+HARSH = {
+    "loss": 0.2, "lateness": 0.2, "latest_seconds": 100, "duplication": 0.4,
+    "agent_crash_rate": 1.0,
+}  # fmt: skip
 LONG_SILENCE = 5  # failed contacts in a row
 
 # The agent's decision, spoilt
@@ -50,7 +76,7 @@ def keeps_the_refuted(wish: sit.Wish, record: sit.Record, seen: sit.Observed) ->
 def never_verifies(wish: sit.Wish, record: sit.Record, seen: sit.Observed) -> d.Action:
     """Takes a loaded version for a right one."""
     action = d.decide(wish, record, seen)
-    if isinstance(action, d.Verify):
+    if isinstance(action, d.Verify) and action.target == wish.target:
         return d.Settled(model=wish.model, succeeded=True, reason_code="ok", reason="it loaded")
     return action
 
@@ -86,6 +112,11 @@ def prunes_what_is_not_wished(wish: sit.Wish, record: sit.Record, seen: sit.Obse
     if isinstance(action, d.Fetch) and seen.recorded:
         return d.Prune(model=wish.model, versions=seen.recorded, reason="making room")
     return action
+
+
+def asks_nobody(wish: sit.Wish, record: sit.Record, seen: sit.Observed) -> d.Action:
+    """Goes to work as soon as the files are there."""
+    return d.decide(replace(wish, lease_required=False), record, seen)
 
 
 # The engine's decision, spoilt
@@ -155,14 +186,24 @@ def waits_for_the_failed(view: RolloutView, now: datetime) -> Decision:
     return decide(_with_stages(view, stages), now)
 
 
+def forgets_who_left(view: RolloutView, now: datetime) -> Decision:
+    return decide(_with_stages(view, [replace(s, retired=0) for s in view.stages]), now)
+
+
+def offers_to_all(view: RolloutView, now: datetime) -> Decision:
+    """Offers to the whole stage whatever the cap."""
+    decision = decide(view, now)
+    if isinstance(decision, OfferSites):
+        return replace(decision, count=view.stages[decision.stage].count(D.PENDING))
+    return decision
+
+
 # The effects, spoilt
 
 
 class ForgetsToCancelForward(Centre):
-    def cancel_forward(self, rollout: Rollout) -> None:
-        for deployment in rollout.forward:
-            if deployment.state is D.PENDING:
-                self._move(deployment, D.CANCELLED)
+    def end_forward(self, leaving: Sequence[Deployment]) -> None:
+        pass
 
 
 class ReturnsAllToOneVersion(Centre):
@@ -203,8 +244,90 @@ class ReusesAGeneration(Centre):
 class LeavesTheWish(Centre):
     """Aborted, it lets go of its sites without calling them back."""
 
-    def call_back(self, rollout: Rollout, states: frozenset[D]) -> set[int]:
-        return {deployment.site for deployment in rollout.forward if deployment.state in states}
+    def call_back(self, rollout: Rollout, rows: Iterable[Deployment]) -> None:
+        pass
+
+
+class FreesByTime(Centre):
+    """Gives the slot of a site that is silent since its lease ended to another one."""
+
+    def unavailable(self, asking: Deployment, stage: Stage, limit: int, now: float) -> int:
+        held = [d for d in stage.deployments if d is not asking and in_transition(d)]
+        return sum(now - (d.leased_at or 0.0) < BEGIN_WITHIN_SECONDS for d in held)
+
+
+class FreesByAnyReport(Centre):
+    """Takes a report that was made before the lease for one that was made after it."""
+
+    def frees_slot(self, deployment: Deployment, state: D, said: Said, report: Report) -> bool:
+        if state in FINAL_DEPLOYMENT:
+            return True
+        return state not in BEGUN and said.lease != deployment.lease
+
+
+class OffersTheFrozen(Centre):
+    def is_frozen(self, site: int) -> bool:
+        return False
+
+
+class Lenient(Centre):
+    """Grants by facts that are not so."""
+
+    def is_hopeless(self, deployment: Deployment) -> bool:
+        return False
+
+    def admit(self, facts: LeaseFacts) -> Granted | Refused:
+        return admit(self.prettified(facts))
+
+    def prettified(self, facts: LeaseFacts) -> LeaseFacts:
+        raise NotImplementedError
+
+
+class CountsNobody(Lenient):
+    def prettified(self, facts: LeaseFacts) -> LeaseFacts:
+        return replace(facts, unavailable=0)
+
+
+class GrantsOneTooMany(Lenient):
+    def prettified(self, facts: LeaseFacts) -> LeaseFacts:
+        return replace(facts, max_unavailable=facts.max_unavailable + 1)
+
+
+class GrantsInAFreeze(Lenient):
+    def prettified(self, facts: LeaseFacts) -> LeaseFacts:
+        return replace(facts, frozen="")
+
+
+class GrantsInAPause(Lenient):
+    def prettified(self, facts: LeaseFacts) -> LeaseFacts:
+        return replace(facts, rollout_state=R.RUNNING)
+
+
+class GrantsBeforeTheStage(Lenient):
+    def prettified(self, facts: LeaseFacts) -> LeaseFacts:
+        return replace(facts, stage_state=S.RUNNING)
+
+
+class GrantsTheWithdrawn(Lenient):
+    def prettified(self, facts: LeaseFacts) -> LeaseFacts:
+        if not facts.withdrawn:
+            return facts
+        return replace(facts, withdrawn="", rollout_state=R.RUNNING)
+
+
+class SpendsWithoutLimit(Lenient):
+    def prettified(self, facts: LeaseFacts) -> LeaseFacts:
+        return replace(facts, changing_limit=None)
+
+
+class ForgetsTheGroup(Lenient):
+    def prettified(self, facts: LeaseFacts) -> LeaseFacts:
+        return replace(facts, peer_unavailable="")
+
+
+class AsksNobody(Agent):
+    def may_begin(self, action: d.Action, wish: sit.Wish) -> bool:
+        return True
 
 
 class TellsOnlyOnce(Agent):
@@ -238,17 +361,45 @@ class StaysAlone(Agent):
 
 @dataclass(frozen=True, kw_only=True)
 class Planted:
-    """`found_by`: the invariants of which one must break."""
+    """`found_by`: the invariants of which one must break; `weather`, what is worse than usual."""
 
     parts: Parts
     found_by: frozenset[Invariant]
+    weather: Mapping[str, float]
+
+    def history(self, seed: int) -> Outcome:
+        return simulate(Options(sites=20, hours=8, seed=seed, **self.weather), self.parts)  # type: ignore[arg-type]
 
 
-def _bug(parts: Parts, *found_by: Invariant) -> Planted:
-    return Planted(parts=parts, found_by=frozenset(found_by))
+def _bug(parts: Parts, *found_by: Invariant, **weather: float) -> Planted:
+    return Planted(parts=parts, found_by=frozenset(found_by), weather=weather)
 
 
 PLANTED: Mapping[str, Planted] = {
+    "the agent asks for no lease": _bug(
+        Parts(agent_decide=asks_nobody, agent=AsksNobody), Invariant.UNAVAILABLE
+    ),
+    "a lease is granted without counting the leased": _bug(
+        Parts(centre=CountsNobody), Invariant.LEASES
+    ),
+    "one more than may be is granted a lease": _bug(
+        Parts(centre=GrantsOneTooMany), Invariant.LEASES
+    ),
+    "a slot is freed by time alone": _bug(Parts(centre=FreesByTime), Invariant.LEASES),
+    "a slot is freed by a report from before the lease": _bug(
+        Parts(centre=FreesByAnyReport), Invariant.LEASES, **HARSH
+    ),
+    "a freeze holds no offer": _bug(Parts(centre=OffersTheFrozen), Invariant.FROZEN),
+    "a freeze holds no lease": _bug(Parts(centre=GrantsInAFreeze), Invariant.FROZEN),
+    "a pause holds no lease": _bug(Parts(centre=GrantsInAPause), Invariant.HELD),
+    "a lease is granted before the stage runs": _bug(
+        Parts(centre=GrantsBeforeTheStage), Invariant.STAGES
+    ),
+    "a quarantine holds no lease": _bug(Parts(centre=GrantsTheWithdrawn), Invariant.WITHDRAWN),
+    "the budget is not looked at": _bug(Parts(centre=SpendsWithoutLimit), Invariant.BUDGET),
+    "both members of a group change at once": _bug(Parts(centre=ForgetsTheGroup), Invariant.GROUP),
+    "a retired site is offered the version": _bug(Parts(decide=forgets_who_left), Invariant.GONE),
+    "a stage is offered at once whatever its cap": _bug(Parts(decide=offers_to_all), Invariant.CAP),
     "the agent serves unproven versions": _bug(
         Parts(agent_decide=serves_unproven), Invariant.PROVEN
     ),
@@ -266,7 +417,9 @@ PLANTED: Mapping[str, Planted] = {
     "the agent prunes what serves": _bug(
         Parts(agent_decide=prunes_what_is_not_wished), Invariant.LAST_GOOD
     ),
-    "the agent reports a change only once": _bug(Parts(agent=TellsOnlyOnce), Invariant.ENDS),
+    "the agent reports a change only once": _bug(
+        Parts(agent=TellsOnlyOnce), Invariant.ENDS, Invariant.CONVERGES
+    ),
     "the agent follows whichever answer came last": _bug(
         Parts(agent=FollowsTheLastAnswer), Invariant.GENERATION
     ),

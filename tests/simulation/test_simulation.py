@@ -3,9 +3,12 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from io import StringIO
+from multiprocessing import get_context
 from pathlib import Path
 
+import django
 import pytest
 from django.core.management import CommandError, call_command
 
@@ -17,20 +20,28 @@ from controlplane.ops.simulation.world import simulate
 from tests.simulation.planted import PLANTED
 
 ROOT = Path(__file__).parents[2]
-SEEDS_FOR_A_BUG = 6
+SEEDS_FOR_A_BUG = 12
 
 
 @pytest.mark.parametrize(
-    ("sites", "hours", "seeds"), [(30, 12, range(1, 21)), (100, 24, range(1, 3))]
+    ("sites", "hours", "seeds"), [(100, 24, range(1, 51)), (1000, 2, range(1, 6))]
 )
 def test_no_history_breaks_a_promise(sites: int, hours: int, seeds: range) -> None:
-    outcomes = [simulate(Options(sites=sites, hours=hours, seed=seed)) for seed in seeds]
+    with ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn")) as pool:
+        # A second model in every fourth history: it doubles the work and finds little more.
+        histories = [
+            Options(sites=sites, hours=hours, seed=seed, models=2 if seed % 4 == 1 else 1)
+            for seed in seeds
+        ]
+        outcomes = list(pool.map(simulate, histories))
     assert not [outcome.failure() for outcome in outcomes if outcome.broken]
     page = summary(outcomes)
     print(page)
     for state in ("succeeded", "rolled_back"):
-        assert all(outcome.rollouts[state] for outcome in outcomes), page
-    for invariant in Invariant:
+        assert sum(outcome.rollouts[state] for outcome in outcomes) > len(seeds) / 2, page
+    # Two hours are too short for a budget to be set, and spent.
+    judged = set(Invariant) - ({Invariant.BUDGET} if hours < 24 else set())
+    for invariant in judged:
         assert sum(outcome.checked[invariant] for outcome in outcomes), invariant
 
 
@@ -49,16 +60,20 @@ def test_every_invariant_has_a_planted_bug() -> None:
     assert found == set(Invariant)
 
 
+def finds(name: str) -> bool:
+    bug = PLANTED[name]
+    histories = (bug.history(seed) for seed in range(1, SEEDS_FOR_A_BUG + 1))
+    return any(outcome.broken in bug.found_by for outcome in histories)
+
+
 def test_every_planted_bug_is_found() -> None:
-    found = {}
-    for name, bug in PLANTED.items():
-        for seed in range(1, SEEDS_FOR_A_BUG + 1):
-            outcome = simulate(Options(sites=20, hours=8, seed=seed), bug.parts)
-            if outcome.broken in bug.found_by:
-                found[name] = seed
-                break
+    # Set up first: what the workers are sent names this module, which needs Django to be imported.
+    with ProcessPoolExecutor(
+        max_workers=2, mp_context=get_context("spawn"), initializer=django.setup
+    ) as pool:
+        found = [name for name, seen in zip(PLANTED, pool.map(finds, PLANTED), strict=True) if seen]
     print(f"{len(found)} of {len(PLANTED)} planted bugs found")
-    assert set(found) == set(PLANTED)
+    assert found == list(PLANTED)
 
 
 def run(*arguments: str, hash_seed: str = "0") -> subprocess.CompletedProcess[str]:

@@ -25,7 +25,8 @@ from tests.stack.processes import children_of, end_all, marked, wait_until
 HOME = Path(__file__).resolve().parents[2]
 COMPONENTS = {
     "web": ("uvicorn",),
-    "worker": ("celery -A controlplane.config --quiet worker",),
+    "worker": ("celery -A controlplane.config --quiet worker -c",),
+    "courier": ("-Q webhooks -n courier@",),
     "beat": ("celery -A controlplane.config --quiet beat",),
     "broker": ("redis-server", "valkey-server"),
 }

@@ -5,25 +5,45 @@ from datetime import timedelta
 
 import pytest
 
+from controlplane.domain.decide import decide
+from controlplane.domain.gates import GateResult, Verdict
+from controlplane.domain.policy import OnFailure, OnSilent, StagePolicy
 from controlplane.domain.rollout import (
     FINAL_ROLLOUT,
+    INFRASTRUCTURE_CODES,
     Begin,
     BeginSoak,
+    CallBack,
     CountSoak,
     Decision,
+    EndOverdue,
     Finish,
+    OfferSites,
     PassStage,
+    Pause,
+    Release,
+    RemoveRetired,
+    RetryFailed,
     RollBack,
     RolloutView,
     SkipStage,
     StartStage,
     Wait,
-    decide,
 )
 from controlplane.domain.rollout import DeploymentState as D
 from controlplane.domain.rollout import RolloutState as R
 from controlplane.domain.rollout import StageState as S
 from tests.unit.views import FRESH_WITHIN, NOW, note, stage, view
+
+LATER = NOW + timedelta(hours=3)
+PAUSES = StagePolicy(on_failure=OnFailure.PAUSE)
+GATED = StagePolicy(gates=("latency",))
+SOAKED = {"forward": {D.SUCCEEDED: 1}, "soaked_seconds": 60, "counted_seconds_ago": 1}
+
+
+def spoke(verdict: Verdict, *, seconds_ago: float = 10) -> tuple[GateResult, ...]:
+    at = NOW - timedelta(seconds=seconds_ago)
+    return (GateResult(gate="latency", verdict=verdict, reason="p99 of 80 ms", judged_at=at),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -437,6 +457,767 @@ CASES = [
         members={"state": R.ROLLED_BACK},
         reason=("0 sites",),
     ),
+    # Before it runs
+    Case(
+        says="a queued rollout waits for the one before it",
+        view=view(R.QUEUED, stage(), blocked_by=7),
+        decision=Wait,
+        members={"reason_code": "queued"},
+        reason=("rollout 7 of vad goes first",),
+    ),
+    Case(
+        says="a queued rollout is let go when nothing is before it",
+        view=view(R.QUEUED, stage()),
+        decision=Release,
+        members={},
+    ),
+    Case(
+        says="a planned rollout waits for its approval",
+        view=view(R.PLANNED, stage(), approval_required=True),
+        decision=Wait,
+        members={"reason_code": "approval-pending"},
+        reason=("approve it, or abort",),
+    ),
+    Case(
+        says="an approved rollout begins",
+        view=view(R.PLANNED, stage(), approval_required=True, approved=True),
+        decision=Begin,
+        members={},
+    ),
+    Case(
+        says="a scheduled rollout waits for its time",
+        view=view(R.PLANNED, stage(), start_at=LATER),
+        decision=Wait,
+        members={"reason_code": "scheduled"},
+        reason=("2026-11-23 15:00 UTC",),
+    ),
+    Case(
+        says="a scheduled rollout begins on the dot",
+        view=view(R.PLANNED, stage(), start_at=NOW),
+        decision=Begin,
+        members={},
+    ),
+    Case(
+        says="the approval is asked for before the time has come",
+        view=view(R.PLANNED, stage(), start_at=LATER, approval_required=True),
+        decision=Wait,
+        members={"reason_code": "approval-pending"},
+    ),
+    Case(
+        says="a planned rollout of a withdrawn version waits for a person",
+        view=view(R.PLANNED, stage(), withdrawn="it leaks", approved=True),
+        decision=Wait,
+        members={"reason_code": "version-withdrawn"},
+        reason=("it leaks", "abort"),
+    ),
+    # What speaks against the version
+    Case(
+        says="a running rollout of a withdrawn version is paused",
+        view=view(R.RUNNING, stage(0, S.RUNNING), withdrawn="it leaks"),
+        decision=Pause,
+        members={"code": "version-withdrawn"},
+        reason=("it leaks",),
+    ),
+    Case(
+        says="a withdrawn version is not offered to one more site",
+        view=view(R.RUNNING, PASSED, stage(1), withdrawn="it leaks"),
+        decision=Pause,
+        members={"code": "version-withdrawn"},
+    ),
+    Case(
+        says="a failed site with attempts left is tried again",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.RUNNING,
+                forward={D.FAILED: 1, D.SUCCEEDED: 1},
+                failed=(note("edge-1", "golden-mismatch"),),
+                retryable=1,
+                policy=StagePolicy(retries=1, retry_after_seconds=90),
+            ),
+        ),
+        decision=RetryFailed,
+        members={"stage": 0},
+        reason=("edge-1 (golden-mismatch)", "in 90 s"),
+    ),
+    Case(
+        says="a failed site without attempts left counts",
+        view=view(
+            R.RUNNING,
+            stage(0, S.RUNNING, forward={D.FAILED: 1}, policy=StagePolicy(retries=1)),
+        ),
+        decision=RollBack,
+        members={},
+    ),
+    Case(
+        says="nothing is tried again while it is paused",
+        view=view(
+            R.PAUSED,
+            stage(0, S.RUNNING, forward={D.FAILED: 1}, retryable=1, policy=PAUSES),
+            cause="paused by ann",
+        ),
+        decision=Wait,
+        members={"reason_code": "paused"},
+    ),
+    Case(
+        says="failures within the tolerated ones do not stop a stage",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.RUNNING,
+                forward={D.FAILED: 1, D.SUCCEEDED: 3},
+                policy=StagePolicy(failures_tolerated="25%"),
+            ),
+        ),
+        decision=BeginSoak,
+        members={},
+    ),
+    Case(
+        says="one failure more than tolerated stops it and says of how many",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.RUNNING,
+                forward={D.FAILED: 2, D.SUCCEEDED: 2},
+                policy=StagePolicy(failures_tolerated="25%"),
+            ),
+        ),
+        decision=RollBack,
+        members={"failed_stages": (0,)},
+        reason=("2 of 4 failed, 1 tolerated",),
+    ),
+    Case(
+        says="who has left the stage is not of those that failures are counted of",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.RUNNING,
+                forward={D.FAILED: 1, D.SUCCEEDED: 2, D.REMOVED: 1},
+                policy=StagePolicy(failures_tolerated="25%"),
+            ),
+        ),
+        decision=RollBack,
+        members={},
+    ),
+    Case(
+        says="a silent site that was counted is a failure",
+        view=view(R.RUNNING, stage(0, S.RUNNING, forward={D.TIMED_OUT: 1, D.SUCCEEDED: 9})),
+        decision=RollBack,
+        members={},
+    ),
+    Case(
+        says="by its policy a failed stage asks a person",
+        view=view(R.RUNNING, stage(0, S.RUNNING, forward={D.FAILED: 1}, policy=PAUSES)),
+        decision=Pause,
+        members={"code": "stage-failed"},
+        reason=("retry, accept or rollback",),
+    ),
+    Case(
+        says="a person is not asked twice",
+        view=view(
+            R.PAUSED, stage(0, S.RUNNING, forward={D.FAILED: 1}, policy=PAUSES), cause="asked"
+        ),
+        decision=Wait,
+        members={"reason_code": "paused", "reason": "asked"},
+    ),
+    Case(
+        says="what was accepted does not stop it again",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.RUNNING,
+                forward={D.FAILED: 1, D.SUCCEEDED: 1},
+                accepted_at=NOW,
+                accepted_failures=1,
+                policy=PAUSES,
+            ),
+        ),
+        decision=BeginSoak,
+        members={},
+    ),
+    Case(
+        says="one failure more than was accepted does",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.RUNNING,
+                forward={D.FAILED: 2, D.SUCCEEDED: 1},
+                accepted_at=NOW,
+                accepted_failures=1,
+                policy=PAUSES,
+            ),
+        ),
+        decision=Pause,
+        members={"code": "stage-failed"},
+    ),
+    Case(
+        says="trouble of the surroundings alone pauses, whatever the policy",
+        view=view(R.RUNNING, stage(0, S.RUNNING, forward={D.FAILED: 2}, infrastructure=2)),
+        decision=Pause,
+        members={"code": "infrastructure"},
+        reason=("says nothing of the version",),
+    ),
+    Case(
+        says="trouble of the surroundings beside a failure by the version turns it back",
+        view=view(R.RUNNING, stage(0, S.RUNNING, forward={D.FAILED: 2}, infrastructure=1)),
+        decision=RollBack,
+        members={},
+    ),
+    Case(
+        says="with a barrier a site that fails before its stage has begun stops it",
+        view=view(
+            R.RUNNING,
+            stage(0, S.RUNNING, forward={D.OFFERED: 1}),
+            stage(1, forward={D.FAILED: 1}),
+            barrier=True,
+        ),
+        decision=RollBack,
+        members={"failed_stages": (1,)},
+    ),
+    Case(
+        says="a failing gate turns a soaking stage back",
+        view=view(
+            R.RUNNING, stage(0, S.SOAKING, gates=spoke(Verdict.FAIL), policy=GATED, **SOAKED)
+        ),
+        decision=RollBack,
+        members={"reason_code": "gate-failed", "failed_stages": (0,)},
+        reason=("gate latency fails: p99 of 80 ms",),
+    ),
+    Case(
+        says="a failing gate of a stage that has passed turns it back",
+        view=view(R.RUNNING, replace(PASSED, gates=spoke(Verdict.FAIL)), stage(1, S.RUNNING)),
+        decision=RollBack,
+        members={"reason_code": "gate-failed", "failed_stages": (0,)},
+    ),
+    Case(
+        says="a failing gate turns it back also while it is paused",
+        view=view(R.PAUSED, stage(0, S.SOAKING, gates=spoke(Verdict.FAIL), **SOAKED)),
+        decision=RollBack,
+        members={"reason_code": "gate-failed"},
+    ),
+    Case(
+        says="a failing gate asks a person where the policy does",
+        view=view(
+            R.RUNNING, stage(0, S.SOAKING, gates=spoke(Verdict.FAIL), policy=PAUSES, **SOAKED)
+        ),
+        decision=Pause,
+        members={"code": "gate-failed"},
+    ),
+    Case(
+        says="a failing gate is never taken for trouble of the surroundings",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.SOAKING,
+                forward={D.FAILED: 1, D.SUCCEEDED: 3},
+                infrastructure=1,
+                gates=spoke(Verdict.FAIL),
+                policy=StagePolicy(failures_tolerated=1),
+            ),
+        ),
+        decision=RollBack,
+        members={"reason_code": "gate-failed"},
+    ),
+    Case(
+        says="failing evidence beats a promotion and an approval",
+        view=view(
+            R.RUNNING,
+            stage(0, S.SOAKING, gates=spoke(Verdict.FAIL), promoted=True, approved=True, **SOAKED),
+        ),
+        decision=RollBack,
+        members={},
+    ),
+    # Who has left, and who is silent
+    Case(
+        says="a retired site leaves its stage",
+        view=view(R.RUNNING, stage(0, S.RUNNING, retired=1)),
+        decision=RemoveRetired,
+        members={"stage": 0},
+        reason=("1 site retired",),
+    ),
+    Case(
+        says="a retired site leaves also a rollout that is turning back",
+        view=view(R.ROLLING_BACK, stage(0, S.FAILED, rollback={D.OFFERED: 1}, retired=1)),
+        decision=RemoveRetired,
+        members={},
+    ),
+    Case(
+        says="a site that is too long silent is waited for without end where that is asked",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.RUNNING,
+                forward={D.OFFERED: 1},
+                overdue=1,
+                policy=StagePolicy(progress_deadline_seconds=60),
+            ),
+        ),
+        decision=Wait,
+        members={"reason_code": "deployments-unfinished"},
+    ),
+    *(
+        Case(
+            says=f"a site that is too long silent is ended: {silent}",
+            view=view(
+                R.RUNNING,
+                stage(
+                    0,
+                    S.RUNNING,
+                    forward={D.OFFERED: 1},
+                    overdue=1,
+                    overdue_notes=(note("edge-1", "silent since noon"),),
+                    policy=StagePolicy(progress_deadline_seconds=60, on_silent=silent),
+                ),
+            ),
+            decision=EndOverdue,
+            members={"stage": 0, "defer": silent is OnSilent.DEFER},
+            reason=("edge-1 (silent since noon)",),
+        )
+        for silent in (OnSilent.COUNT, OnSilent.DEFER)
+    ),
+    Case(
+        says="a site silent too long in a stage that soaks already is ended too",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.SOAKING,
+                forward={D.SUCCEEDED: 3, D.OFFERED: 1},
+                overdue=1,
+                policy=StagePolicy(progress_deadline_seconds=60, on_silent=OnSilent.COUNT),
+            ),
+        ),
+        decision=EndOverdue,
+        members={},
+    ),
+    Case(
+        says="in the trailing stage nobody silent is waited for",
+        view=view(
+            R.RUNNING,
+            PASSED,
+            stage(1, S.RUNNING, forward={D.OFFERED: 1}, overdue=1, trailing=True),
+        ),
+        decision=EndOverdue,
+        members={"stage": 1, "defer": True},
+    ),
+    # Offers
+    Case(
+        says="a running stage offers to all at once",
+        view=view(R.RUNNING, stage(0, S.RUNNING, forward={D.PENDING: 5})),
+        decision=OfferSites,
+        members={"stage": 0, "count": 5},
+        reason=("5 sites",),
+    ),
+    Case(
+        says="a running stage offers within its cap",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.RUNNING,
+                forward={D.PENDING: 5, D.STAGED: 1, D.SUCCEEDED: 2},
+                policy=StagePolicy(max_concurrent=3),
+            ),
+        ),
+        decision=OfferSites,
+        members={"count": 2},
+    ),
+    Case(
+        says="a stage whose cap is reached offers nothing",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.RUNNING,
+                forward={D.PENDING: 5, D.STAGED: 2, D.VERIFYING: 1},
+                policy=StagePolicy(max_concurrent=3),
+            ),
+        ),
+        decision=Wait,
+        members={"reason_code": "deployments-unfinished"},
+    ),
+    Case(
+        says="held and resting sites are not offered",
+        view=view(R.RUNNING, stage(0, S.RUNNING, forward={D.PENDING: 5}, held=2, penalised=2)),
+        decision=OfferSites,
+        members={"count": 1},
+    ),
+    Case(
+        says="a stage whose sites are all held says what holds them",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.RUNNING,
+                forward={D.PENDING: 1, D.SUCCEEDED: 1},
+                held=1,
+                held_notes=(note("edge-1", "frozen by ann"),),
+            ),
+        ),
+        decision=Wait,
+        members={"reason_code": "offers-held"},
+        reason=("1 of 2 verified", "edge-1 (frozen by ann)"),
+    ),
+    Case(
+        says="a stage whose sites all rest says until when",
+        view=view(
+            R.RUNNING,
+            stage(0, S.RUNNING, forward={D.PENDING: 1}, penalised=1, penalty_until=LATER),
+        ),
+        decision=Wait,
+        members={"reason_code": "penalty-box"},
+        reason=("1 site failed and rest until 15:00:00 UTC",),
+    ),
+    Case(
+        says="sites tried again after their stage passed are offered while a later one runs",
+        view=view(
+            R.RUNNING,
+            stage(0, S.PASSED, forward={D.SUCCEEDED: 1, D.PENDING: 1}),
+            stage(1, S.RUNNING, forward={D.OFFERED: 1}),
+        ),
+        decision=OfferSites,
+        members={"stage": 0},
+    ),
+    Case(
+        says="with a barrier a later stage gets its bytes while the first runs",
+        view=view(
+            R.RUNNING,
+            stage(0, S.RUNNING, forward={D.OFFERED: 1}),
+            stage(1, forward={D.PENDING: 4}),
+            barrier=True,
+        ),
+        decision=OfferSites,
+        members={"stage": 1, "count": 4},
+    ),
+    Case(
+        says="without a barrier a later stage gets nothing while the first runs",
+        view=view(
+            R.RUNNING,
+            stage(0, S.RUNNING, forward={D.OFFERED: 1}),
+            stage(1, forward={D.PENDING: 4}),
+        ),
+        decision=Wait,
+        members={"reason_code": "deployments-unfinished"},
+    ),
+    # Enough evidence
+    Case(
+        says="a stage that ended with too few successes has failed",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.RUNNING,
+                forward={D.SUCCEEDED: 1, D.FAILED: 1},
+                policy=StagePolicy(failures_tolerated=1, successes_required=2),
+            ),
+        ),
+        decision=RollBack,
+        members={"failed_stages": (0,)},
+    ),
+    Case(
+        says="a running stage that was accepted with no success is skipped",
+        view=view(
+            R.RUNNING,
+            stage(0, S.RUNNING, forward={D.FAILED: 1}, accepted_at=NOW, accepted_failures=1),
+            stage(1),
+        ),
+        decision=SkipStage,
+        members={"stage": 0},
+        reason=("no site verified",),
+    ),
+    *(
+        Case(
+            says=f"a canary that has lost its sites asks a person while {state}",
+            view=view(R.RUNNING, stage(0, state, forward={D.REMOVED: 1}), stage(1)),
+            decision=Pause,
+            members={"code": "canary-empty"},
+            reason=("lost all of its 1 site", "accept"),
+        )
+        for state in (S.PENDING, S.RUNNING, S.SOAKING)
+    ),
+    Case(
+        says="a canary that has lost its sites is skipped once that was accepted",
+        view=view(R.RUNNING, stage(0, forward={D.REMOVED: 1}, accepted_at=NOW), stage(1)),
+        decision=SkipStage,
+        members={"stage": 0},
+    ),
+    Case(
+        says="a later stage that has lost its sites is skipped",
+        view=view(R.RUNNING, PASSED, stage(1, forward={D.REMOVED: 1}), stage(2)),
+        decision=SkipStage,
+        members={"stage": 1},
+        reason=("every site has left the stage",),
+    ),
+    Case(
+        says="an only stage that has lost its sites is skipped",
+        view=view(R.RUNNING, stage(0, forward={D.REMOVED: 1})),
+        decision=SkipStage,
+        members={},
+    ),
+    Case(
+        says="a silent site within the tolerated ones does not stop the soak",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.SOAKING,
+                forward={D.SUCCEEDED: 10},
+                counted_seconds_ago=5,
+                stale=(note("edge-1"),),
+            ),
+        ),
+        decision=CountSoak,
+        members={"seconds": 5.0, "inconclusive": 0.0},
+    ),
+    Case(
+        says="an unwell site within the tolerated failures does not stop the soak",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.SOAKING,
+                forward={D.SUCCEEDED: 4},
+                counted_seconds_ago=5,
+                unhealthy=(note("edge-1"),),
+                policy=StagePolicy(failures_tolerated=1),
+            ),
+        ),
+        decision=CountSoak,
+        members={"seconds": 5.0},
+    ),
+    Case(
+        says="a site that failed uses up what may be unwell",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.SOAKING,
+                forward={D.SUCCEEDED: 3, D.FAILED: 1},
+                counted_seconds_ago=5,
+                unhealthy=(note("edge-1"),),
+                policy=StagePolicy(failures_tolerated=1),
+            ),
+        ),
+        decision=CountSoak,
+        members={"seconds": 0.0, "inconclusive": 5.0},
+    ),
+    Case(
+        says="evidence that stays away is not waited for without end",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.SOAKING,
+                forward={D.SUCCEEDED: 1},
+                counted_seconds_ago=5,
+                stale=(note("edge-1"),),
+                inconclusive_seconds=3595,
+            ),
+        ),
+        decision=Pause,
+        members={"code": "gate-inconclusive"},
+        reason=("no fresh report: edge-1", "no good evidence for 3600 s"),
+    ),
+    *(
+        Case(
+            says=f"a soaked stage does not pass a required gate that {what}",
+            view=view(R.RUNNING, stage(0, S.SOAKING, gates=gates, policy=GATED, **SOAKED)),
+            decision=CountSoak,
+            members={"seconds": 0.0, "inconclusive": 1.0},
+            reason=("gate latency",),
+        )
+        for what, gates in (
+            ("has not spoken", ()),
+            ("is inconclusive", spoke(Verdict.INCONCLUSIVE)),
+            ("could not measure", spoke(Verdict.ERROR)),
+        )
+    ),
+    Case(
+        says="a soaked stage passes a required gate that passes",
+        view=view(
+            R.RUNNING, stage(0, S.SOAKING, gates=spoke(Verdict.PASS), policy=GATED, **SOAKED)
+        ),
+        decision=PassStage,
+        members={},
+    ),
+    Case(
+        says="a promoted stage passes without its soak and its gates",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.SOAKING,
+                forward={D.SUCCEEDED: 1},
+                counted_seconds_ago=1,
+                stale=(note("edge-1"),),
+                promoted=True,
+                policy=StagePolicy(gates=("latency",)),
+            ),
+        ),
+        decision=PassStage,
+        members={"seconds": 0.0},
+        reason=("promoted by a person",),
+    ),
+    Case(
+        says="a promotion is no approval",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.SOAKING,
+                forward={D.SUCCEEDED: 1},
+                counted_seconds_ago=1,
+                promoted=True,
+                policy=StagePolicy(approval=True),
+            ),
+        ),
+        decision=Wait,
+        members={"reason_code": "approval-pending"},
+        reason=("waits for an approval",),
+    ),
+    Case(
+        says="a promotion does not get past a site that says it is unwell",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.SOAKING,
+                forward={D.SUCCEEDED: 1},
+                counted_seconds_ago=1,
+                unhealthy=(note("edge-1"),),
+                promoted=True,
+            ),
+        ),
+        decision=CountSoak,
+        members={"seconds": 0.0},
+    ),
+    Case(
+        says="a soaked stage waits for its approval",
+        view=view(R.RUNNING, stage(0, S.SOAKING, policy=StagePolicy(approval=True), **SOAKED)),
+        decision=Wait,
+        members={"reason_code": "approval-pending"},
+        reason=("approve the stage",),
+    ),
+    Case(
+        says="an approved stage passes",
+        view=view(
+            R.RUNNING,
+            stage(0, S.SOAKING, policy=StagePolicy(approval=True), approved=True, **SOAKED),
+        ),
+        decision=PassStage,
+        members={},
+    ),
+    Case(
+        says="an approval is no soak",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.SOAKING,
+                forward={D.SUCCEEDED: 1},
+                counted_seconds_ago=1,
+                policy=StagePolicy(approval=True),
+                approved=True,
+            ),
+        ),
+        decision=CountSoak,
+        members={"seconds": 1.0},
+    ),
+    Case(
+        says="what was accepted of an early stage does not hold a later one",
+        view=view(
+            R.RUNNING,
+            replace(PASSED, unhealthy=(note("edge-1"),), unhealthy_count=1, accepted_at=NOW),
+            stage(1),
+        ),
+        decision=StartStage,
+        members={"stage": 1},
+    ),
+    # Ends
+    *(
+        Case(
+            says=f"a rollout that left a site behind ends with exceptions: {state}",
+            view=view(R.RUNNING, stage(0, S.PASSED, forward={D.SUCCEEDED: 2, state: 1})),
+            decision=Finish,
+            members={"state": R.SUCCEEDED_WITH_EXCEPTIONS},
+            reason=("verified at 2 sites; not at 1 site",),
+        )
+        for state in (D.DEFERRED, D.REMOVED, D.REJECTED, D.CANCELLED)
+    ),
+    Case(
+        says="a rollout does not end while a site is tried again",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.PASSED,
+                forward={D.SUCCEEDED: 2, D.STAGED: 1},
+                unfinished=(note("edge-1", "staged"),),
+            ),
+        ),
+        decision=Wait,
+        members={"reason_code": "deployments-unfinished"},
+        reason=("all stages passed; waiting for edge-1 (staged)",),
+    ),
+    Case(
+        says="a rollout does not end while a site is on its way back",
+        view=view(
+            R.RUNNING,
+            stage(0, S.PASSED, forward={D.SUCCEEDED: 2, D.CANCELLED: 1}, rollback={D.OFFERED: 1}),
+        ),
+        decision=Wait,
+        members={"reason_code": "deployments-unfinished"},
+    ),
+    Case(
+        says="a rollout ends without a site that is long silent on its way back",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.PASSED,
+                forward={D.SUCCEEDED: 2, D.CANCELLED: 1},
+                rollback={D.OFFERED: 1},
+                silent=1,
+            ),
+        ),
+        decision=Finish,
+        members={"state": R.SUCCEEDED_WITH_EXCEPTIONS},
+    ),
+    Case(
+        says="a superseded rollout ends as such",
+        view=view(R.CANCELLING, stage(0, S.CANCELLED, forward={D.CANCELLED: 1}), superseded_by=9),
+        decision=Finish,
+        members={"state": R.SUPERSEDED},
+    ),
+    *(
+        Case(
+            says=f"an aborted rollout calls back a site that fell back to {state}",
+            view=view(
+                R.CANCELLING,
+                stage(0, S.CANCELLED, forward={state: 1, D.VERIFYING: 1}),
+                cause="aborted by ann",
+            ),
+            decision=CallBack,
+            members={},
+            reason=("aborted by ann", "1 site had not switched"),
+        )
+        for state in (D.OFFERED, D.STAGING, D.STAGED, D.PROVING)
+    ),
+    Case(
+        says="an aborted rollout does not wait for a site that is long silent",
+        view=view(R.CANCELLING, stage(0, S.CANCELLED, forward={D.ACTIVATING: 1}, silent=1)),
+        decision=Finish,
+        members={"state": R.CANCELLED},
+        reason=("not waited for 1 site long silent",),
+    ),
 ]
 
 
@@ -492,3 +1273,7 @@ def test_soak_needs_as_many_turns_as_the_freshness_limit_allows() -> None:
             break
 
     assert turns == 3600 / FRESH_WITHIN.total_seconds()
+
+
+def test_infrastructure_codes_are_never_those_of_a_failed_proof() -> None:
+    assert "golden-mismatch" not in INFRASTRUCTURE_CODES

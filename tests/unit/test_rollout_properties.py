@@ -17,22 +17,40 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from controlplane.domain.admission import Granted, LeaseFacts, Refused, admit
+from controlplane.domain.decide import decide
+from controlplane.domain.policy import OnFailure, OnSilent, StagePolicy
 from controlplane.domain.rollout import (
     FINAL_DEPLOYMENT,
     FINAL_ROLLOUT,
     Decision,
+    OnConflict,
+    ResumeChoice,
     RolloutView,
     StartStage,
     allowed_verbs,
-    decide,
 )
 from controlplane.domain.rollout import DeploymentState as D
 from controlplane.domain.rollout import RolloutState as R
 from controlplane.domain.rollout import StageState as S
-from tests.unit.rollout_world import NEW, OLD, SimSite, World
+from controlplane.ops.simulation.book import IllegalStep
+from controlplane.ops.simulation.rows import Deployment
+from controlplane.ops.simulation.site_steps import latest
+from tests.unit.rollout_world import NEW, OLD, SimSite, StrictCentre, World
 
 SITES, STAGES = 20, 4
 sites = st.integers(0, SITES - 1)
+policies = st.builds(
+    StagePolicy,
+    max_concurrent=st.sampled_from([None, None, "50%", 2]),
+    max_unavailable=st.sampled_from(["25%", "100%", 1]),
+    failures_tolerated=st.sampled_from([0, 0, 1, "20%"]),
+    on_failure=st.sampled_from(OnFailure),
+    progress_deadline_seconds=st.sampled_from([None, 300.0]),
+    on_silent=st.sampled_from([OnSilent.WAIT, OnSilent.COUNT]),
+    retries=st.sampled_from([0, 1]),
+    retry_after_seconds=st.just(30.0),
+)
 some_sites = st.sets(sites, min_size=1, max_size=SITES)
 
 
@@ -40,6 +58,7 @@ class HostileRollout(RuleBasedStateMachine):
     """Rules are faults and people; the assertions stand in `World.apply` and below."""
 
     decide = staticmethod(decide)
+    centre = StrictCentre
 
     @initialize(
         # Stages are drawn, so that some are empty; most sites are good, so that stages pass.
@@ -47,16 +66,32 @@ class HostileRollout(RuleBasedStateMachine):
         breaking=st.sets(sites, max_size=1),
         stuck=st.sets(sites, max_size=1),
         soak_seconds=st.sampled_from([0.0, 20.0, 120.0]),
+        policy=policies,
+        barrier=st.booleans(),
     )
     def begin(
-        self, stages: list[int], breaking: set[int], stuck: set[int], soak_seconds: float
+        self,
+        stages: list[int],
+        breaking: set[int],
+        stuck: set[int],
+        soak_seconds: float,
+        policy: StagePolicy,
+        barrier: bool,
     ) -> None:
         made = [
             SimSite(stage=stage, breaks=index in breaking, cannot_return=index in stuck)
             for index, stage in enumerate(stages)
         ]
-        self.world = World(made, stages=STAGES, soak_seconds=soak_seconds, decide=type(self).decide)
-        self.ends: dict[int, D] = {}
+        self.world = World(
+            made,
+            stages=STAGES,
+            soak_seconds=soak_seconds,
+            policy=policy,
+            barrier=barrier,
+            decide=type(self).decide,
+            centre=type(self).centre,
+        )
+        self.ends: dict[Deployment, D] = {}
         self.world.advance()
 
     @rule(seconds=st.sampled_from([1, 5, 30, 300, 86_400, -60, -3600]))
@@ -71,12 +106,7 @@ class HostileRollout(RuleBasedStateMachine):
     @rule(chosen=some_sites)
     def agents_run_well(self, chosen: set[int]) -> None:
         for index in chosen:
-            site = self.world.sites[index]
-            site.poll()
-            while not site.ended:
-                site.work()
-            site.speak()
-            self.world.deliver(site.wire[-1])
+            self.world.run_well(self.world.sites[index])
         self.world.advance()
 
     @rule(turns=st.integers(1, 6), seconds=st.sampled_from([10, 10, 300]))
@@ -91,10 +121,10 @@ class HostileRollout(RuleBasedStateMachine):
         for index in chosen:
             site = self.world.sites[index]
             site.poll()
-            site.speak()
+            site.speak(self.world.seconds)
             for _ in range(steps):
-                site.work()
-            site.speak()
+                site.work(self.world.seconds)
+            site.speak(self.world.seconds)
 
     @rule(chosen=some_sites)
     def agents_crash(self, chosen: set[int]) -> None:
@@ -134,9 +164,9 @@ class HostileRollout(RuleBasedStateMachine):
         self.world.pause()
 
     @precondition(lambda self: "resume" in allowed_verbs(self.world.state))
-    @rule()
-    def a_person_resumes(self) -> None:
-        self.world.resume()
+    @rule(choice=st.sampled_from(ResumeChoice))
+    def a_person_resumes(self, choice: ResumeChoice) -> None:
+        self.world.resume(choice)
 
     @precondition(lambda self: "abort" in allowed_verbs(self.world.state))
     @rule(sure=st.integers(0, 5))
@@ -150,37 +180,66 @@ class HostileRollout(RuleBasedStateMachine):
         if sure == 0:
             self.world.roll_back()
 
+    @rule(
+        sure=st.integers(0, 3),
+        on_conflict=st.sampled_from([OnConflict.QUEUE, OnConflict.SUPERSEDE]),
+    )
+    def a_new_rollout_comes_on_top(self, sure: int, on_conflict: OnConflict) -> None:
+        if sure == 0 and self.world.state is not R.QUEUED:
+            self.world.begin_another(on_conflict)
+
+    @rule(sure=st.integers(0, 3), roll_back=st.booleans())
+    def the_version_is_quarantined(self, sure: int, roll_back: bool) -> None:
+        if sure == 0:
+            self.world.centre.quarantine(NEW, self.world.seconds, roll_back=roll_back)
+
+    @rule()
+    def the_version_is_released(self) -> None:
+        self.world.centre.release(NEW)
+
+    @rule(sure=st.integers(0, 2))
+    def everything_is_frozen(self, sure: int) -> None:
+        if sure == 0:
+            self.world.freeze()
+
+    @rule()
+    def freezes_are_lifted(self) -> None:
+        self.world.lift()
+
+    @rule(index=sites, sure=st.integers(0, 2))
+    def a_site_is_retired(self, index: int, sure: int) -> None:
+        if sure == 0:
+            self.world.retire(index)
+
     @invariant()
     def each_stage_started_at_most_once(self) -> None:
-        assert all(count == 1 for count in self.world.started.values())
+        assert all(count == 1 for count in self.world.centre.started.values())
 
     @invariant()
     def no_stage_runs_ahead(self) -> None:
-        states = self.world.stage_states
-        for index in self.world.started:
-            done = {S.PASSED, S.SKIPPED, S.FAILED}
-            if states[index] in (S.RUNNING, S.SOAKING, S.PASSED):
-                assert set(states[:index]) <= done
-
-    @invariant()
-    def sites_of_stages_that_never_started_were_never_asked(self) -> None:
-        for site in self.world.sites:
-            if site.stage not in self.world.started:
-                assert site.generation == 0
+        for rollout in self.world.centre.rollouts:
+            states = [stage.state for stage in rollout.stages]
+            for index, state in enumerate(states):
+                if state in (S.RUNNING, S.SOAKING, S.PASSED):
+                    assert set(states[:index]) <= {S.PASSED, S.SKIPPED, S.FAILED}
 
     @invariant()
     def an_end_is_an_end(self) -> None:
-        for deployment in self.world.rollout.forward:
-            before = self.ends.get(deployment.site)
-            assert before is None or deployment.state is before
-            if deployment.state in FINAL_DEPLOYMENT:
-                self.ends[deployment.site] = deployment.state
+        for rollout in self.world.centre.rollouts:
+            for deployment in rollout.forward + rollout.rollback:
+                before = self.ends.get(deployment)
+                assert before is None or deployment.state is before
+                if deployment.state in FINAL_DEPLOYMENT:
+                    self.ends[deployment] = deployment.state
 
     @invariant()
     def a_failed_site_never_ends_in_success(self) -> None:
-        if self.world.state is R.SUCCEEDED:
-            assert all(d.state is D.SUCCEEDED for d in self.world.rollout.forward)
-            assert not any(site.breaks for site in self.world.sites)
+        for rollout in self.world.centre.rollouts:
+            for deployment in latest(rollout):
+                if deployment.state is D.SUCCEEDED:
+                    assert not self.world.sites[deployment.site].breaks
+                else:
+                    assert rollout.state is not R.SUCCEEDED
 
     @invariant()
     def every_decision_explains_itself(self) -> None:
@@ -188,20 +247,19 @@ class HostileRollout(RuleBasedStateMachine):
             assert decide(self.world.view(), self.world.now).reason
 
     def teardown(self) -> None:
-        """Liveness: when faults stop and nobody holds it, the rollout ends, and truthfully."""
+        """Liveness: when faults stop and everybody answers, all is over, and truthfully."""
         if not hasattr(self, "world"):
             return
         world = self.world
-        if world.state is R.PAUSED:
-            world.resume()
         world.heal()
-        assert world.state in FINAL_ROLLOUT
+        for rollout in world.centre.rollouts:
+            assert rollout.state in FINAL_ROLLOUT
+        there = [site for site in world.sites if not site.retired]
         if world.state is R.SUCCEEDED:
-            assert {site.serving for site in world.sites} == {NEW}
-        if world.state is R.ROLLED_BACK:
-            assert {site.serving for site in world.sites} == {OLD}
-        if any(site.breaks and site.stage in world.started for site in world.sites):
-            assert world.state is not R.SUCCEEDED
+            planned = {d.site for d in world.rollout.forward}
+            assert {s.serving for s in there if s.index in planned} <= {NEW}
+        if world.state is R.ROLLED_BACK and len(world.centre.rollouts) == 1:
+            assert {site.serving for site in there} <= {OLD}
 
 
 def run(machine: type[HostileRollout], *, phases: tuple[Phase, ...] = tuple(Phase)) -> None:
@@ -266,6 +324,25 @@ def test_these_properties_find_a_planted_bug(
 ) -> None:
     class Mutant(HostileRollout):
         decide = staticmethod(planted)
+
+    with pytest.raises((AssertionError, IllegalStep)):
+        run(Mutant, phases=(Phase.generate,))
+
+
+class CountsNobody(StrictCentre):
+    def admit(self, facts: LeaseFacts) -> Granted | Refused:
+        return admit(replace(facts, unavailable=0))
+
+
+class GrantsOneTooMany(StrictCentre):
+    def admit(self, facts: LeaseFacts) -> Granted | Refused:
+        return admit(replace(facts, max_unavailable=facts.max_unavailable + 1))
+
+
+@pytest.mark.parametrize("spoilt", [CountsNobody, GrantsOneTooMany])
+def test_these_properties_find_a_planted_bug_of_the_effects(spoilt: type[StrictCentre]) -> None:
+    class Mutant(HostileRollout):
+        centre = spoilt
 
     with pytest.raises(AssertionError):
         run(Mutant, phases=(Phase.generate,))

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
+from controlplane.domain.policy import StagePolicy
 from controlplane.domain.rollout import (
     DeploymentState,
     RolloutState,
@@ -31,7 +33,10 @@ def stage(
     unhealthy: tuple[SiteNote, ...] = (),
     stale_count: int | None = None,
     unhealthy_count: int | None = None,
+    policy: StagePolicy | None = None,
+    **more: Any,
 ) -> StageView:
+    """`more` are further members of the view, as they stand there."""
     since = None if counted_seconds_ago is None else NOW - timedelta(seconds=counted_seconds_ago)
     return StageView(
         index=index,
@@ -48,10 +53,14 @@ def stage(
         stale_count=len(stale) if stale_count is None else stale_count,
         unhealthy=unhealthy,
         unhealthy_count=len(unhealthy) if unhealthy_count is None else unhealthy_count,
+        policy=policy or StagePolicy(),
+        **more,
     )
 
 
-def view(state: RolloutState, *stages: StageView, cause: str = "so it began") -> RolloutView:
+def view(
+    state: RolloutState, *stages: StageView, cause: str = "so it began", **more: Any
+) -> RolloutView:
     return RolloutView(
         model="vad",
         version="2",
@@ -59,6 +68,7 @@ def view(state: RolloutState, *stages: StageView, cause: str = "so it began") ->
         cause=cause,
         fresh_within=FRESH_WITHIN,
         stages=stages,
+        **more,
     )
 
 

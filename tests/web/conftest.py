@@ -95,4 +95,8 @@ def paths(now: datetime) -> list[str]:
         f"/models/{version.model.name}/{version.number}/", "/rollouts/",
         "/rollouts/start/", f"/rollouts/{rollout.pk}/", f"/rollouts/{rollout.pk}/stages/all/",
         f"/rollouts/{rollout.pk}/pause/", f"/rollouts/{rollout.pk}/rollback/",
+        f"/rollouts/{rollout.pk}/rollback/?stage=all", "/freezes/", "/budget/", "/strategies/",
+        "/strategies/canary/", "/new-strategy/", f"/sites/{site.name}/retire/",
+        f"/sites/{site.name}/models/{version.model.name}/pin/",
+        f"/models/{version.model.name}/{version.number}/quarantine/",
     ]  # fmt: skip

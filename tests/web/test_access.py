@@ -1,7 +1,7 @@
 """Who may see a page and who may act; logging in and out."""
 
 from datetime import datetime
-from urllib.parse import quote
+from urllib.parse import urlencode
 
 from django.contrib.auth.models import Permission
 from django.test import Client
@@ -9,6 +9,9 @@ from django.test import Client
 from controlplane.accounts.models import User
 from controlplane.domain.rollout import RolloutState
 from controlplane.fleet.models import EnrolmentToken, Site
+from controlplane.rollouts.freezes import freeze_sites
+from controlplane.rollouts.models import Freeze
+from controlplane.web.verbs import CONSOLE_VERBS
 from tests.factories import make_rollout
 from tests.web.conftest import PASSWORD, text_of
 
@@ -17,7 +20,7 @@ def test_every_page_sends_a_stranger_to_the_login_and_back(paths: list[str]) -> 
     for path in paths:
         response = Client().get(path)
         assert response.status_code == 302, path
-        assert response["Location"] == f"/login/?next={quote(path)}", path
+        assert response["Location"] == f"/login/?{urlencode({'next': path}, safe='/')}", path
 
 
 def test_a_panel_whose_session_ended_goes_to_the_login_as_a_page(paths: list[str]) -> None:
@@ -33,7 +36,7 @@ def test_a_viewer_sees_all_and_every_act_says_why_not(viktor: Client, now: datet
     rollout = make_rollout(RolloutState.RUNNING, now=now)
     site = Site.objects.get()
     html = text_of(viktor.get(f"/rollouts/{rollout.pk}/"))
-    assert html.count('aria-disabled="true"') == 4
+    assert html.count('aria-disabled="true"') == len(CONSOLE_VERBS)
     assert "rollouts.change_rollout" in html
     assert "fleet.add_enrolmenttoken" in text_of(viktor.get(f"/sites/{site.name}/"))
     assert "fleet.add_site" in text_of(viktor.get("/sites/"))
@@ -55,10 +58,17 @@ def test_no_page_offers_a_viewer_what_would_be_refused(
 def test_a_viewer_is_refused_every_act(viktor: Client, now: datetime) -> None:
     rollout = make_rollout(RolloutState.RUNNING, now=now)
     site = Site.objects.get()
+    freeze = freeze_sites(
+        selector={"tier": "regional"}, reason="fair", until=None, actor="user:otto", now=now
+    )
+    assert viktor.post("/freezes/", {"scope": "fleet", "reason": "because"}).status_code == 403
     before = EnrolmentToken.objects.count()
     for path in (
         f"/rollouts/{rollout.pk}/abort/", f"/sites/{site.name}/enrolment-token/", "/add-site/",
-        "/rollouts/start/",
+        "/rollouts/start/", f"/rollouts/{rollout.pk}/approve/", f"/sites/{site.name}/retire/",
+        f"/sites/{site.name}/models/vad/pin/", f"/sites/{site.name}/models/vad/unpin/",
+        "/models/vad/1/quarantine/", "/models/vad/1/release/", "/new-strategy/",
+        "/strategies/canary/retire/", "/budget/", f"/freezes/{freeze.pk}/lift/",
     ):  # fmt: skip
         assert viktor.get(path).status_code == 403, path
         response = viktor.post(path, {"reason": "because"})
@@ -67,6 +77,8 @@ def test_a_viewer_is_refused_every_act(viktor: Client, now: datetime) -> None:
     rollout.refresh_from_db()
     assert rollout.state == RolloutState.RUNNING
     assert EnrolmentToken.objects.count() == before
+    assert Freeze.objects.get().lifted_at is None
+    assert Site.objects.get().retired_at is None
 
 
 def test_a_permission_does_what_being_staff_does(

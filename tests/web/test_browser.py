@@ -9,10 +9,14 @@ from django.utils import timezone
 from playwright.sync_api import Page, expect
 
 from controlplane.accounts.models import User
+from controlplane.domain.policy import OnFailure, StagePolicy
 from controlplane.domain.rollout import RolloutState
+from controlplane.domain.stages import StageSpec
+from controlplane.rollouts.freezes import freeze_sites
 from controlplane.rollouts.models import EngineBeat, Rollout
-from controlplane.rollouts.services import advance_rollout, pause_rollout
-from tests.factories import make_joined_site, make_rollout, settle
+from controlplane.rollouts.services import advance_rollout
+from controlplane.rollouts.verbs import pause_rollout
+from tests.factories import make_joined_site, make_rollout, make_version, settle
 from tests.fake_agent import FakeAgent
 from tests.web.browser import Open
 from tests.web.conftest import PASSWORD
@@ -282,3 +286,71 @@ def test_times_are_counted_on_by_the_page(
     expect(time).not_to_have_text(before, timeout=WAIT_MS)
     assert re.fullmatch(r"\d+ s ago", time.text_content())
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", time.get_attribute("title"))
+
+
+def test_a_pause_of_the_engine_is_answered_in_the_dialog(
+    visit: Open,
+    operator: User,
+    agent: FakeAgent,
+    now: datetime,
+) -> None:
+    policy = StagePolicy(on_failure=OnFailure.PAUSE)
+    stages = [StageSpec(name="all", soak_seconds=0, policy=policy)]
+    agent.broken.add(("vad", 1))
+    rollout = make_rollout(RolloutState.RUNNING, agents=[agent], stages=stages, now=now)
+    opened = visit(operator)
+    page = opened.page
+    opened.go(f"/rollouts/{rollout.pk}/")
+    agent.obey(now=now)
+    advance_rollout(rollout_id=rollout.pk, now=now)
+    # The panel with the choices comes by the refresh.
+    page.click("#choice-retry", timeout=WAIT_MS)
+    expect(page.locator("#id_choice_retry")).to_be_checked()
+    page.click("#dialog button[type=submit]")
+    expect(page.locator("#dialog")).to_contain_text("Say why; it is kept with the rollout.")
+    expect(page.locator("#id_choice_retry")).to_be_checked()
+    page.fill("#id_reason", "the disk is empty again")
+    page.click("#dialog button[type=submit]")
+    expect(page.locator("main")).to_contain_text(f"Rollout {rollout.pk} is resumed.")
+    expect(page.locator("#stage-0")).to_contain_text("1 earlier attempt: 1 failed")
+    assert opened.faults == []
+
+
+def test_a_freeze_reaches_an_open_page_and_is_lifted_from_there(
+    visit: Open,
+    operator: User,
+    rollout: Rollout,
+) -> None:
+    opened = visit(operator)
+    page = opened.page
+    opened.go(f"/rollouts/{rollout.pk}/")
+    freeze = freeze_sites(
+        selector={}, reason="the fair", until=None, actor="user:otto", now=timezone.now()
+    )
+    expect(page.locator("#frozen")).to_contain_text("the whole fleet", timeout=WAIT_MS)
+    page.click(f"#freeze-link-{freeze.pk}")
+    page.click(f"#lift-{freeze.pk}")
+    page.fill("#dialog #id_reason", "it is over")
+    page.click("#dialog button[type=submit]")
+    expect(page.locator("main")).to_contain_text(f"Freeze {freeze.pk} is lifted.")
+    expect(page.locator("#frozen")).to_be_empty()
+    assert opened.faults == []
+
+
+def test_a_rollout_is_planned_and_started_with_script_switched_off(
+    visit: Open,
+    operator: User,
+    agent: FakeAgent,
+    now: datetime,
+) -> None:
+    make_version("asr", now=now)
+    opened = visit(operator, java_script_enabled=False)
+    page = opened.page
+    opened.go("/rollouts/start/")
+    page.select_option("#id_version", label="asr 1")
+    page.select_option("#id_strategy", "at-once")
+    page.click("button[value=plan]")
+    expect(page.locator("#plan")).to_contain_text("stops at 1 failed of 1 and rolls back")
+    page.click("button[value=start]")
+    expect(page.locator("h1")).to_have_text("asr to version 1")
+    expect(page.locator("main")).to_contain_text("at-once, version 1")

@@ -14,9 +14,11 @@ from django.test import Client
 from django.urls import reverse
 
 from controlplane.audit.services import record_event
+from controlplane.catalog.models import VersionState
+from controlplane.domain.gates import Verdict
 from controlplane.domain.health import SiteHealth
-from controlplane.domain.rollout import DeploymentState, RolloutState, StageState
-from controlplane.domain.selection import StageSpec
+from controlplane.domain.rollout import DeploymentState, RolloutState, StageState, WaitsFor
+from controlplane.domain.stages import StageSpec
 from controlplane.fleet.models import Agent, Lease, Site
 from controlplane.rollouts.models import Deployment, EngineBeat, Rollout, SiteModel
 from controlplane.rollouts.services import advance_rollout, start_rollout
@@ -95,7 +97,7 @@ def test_every_state_has_a_word_a_tone_and_a_glyph() -> None:
         glyphs = file.read()
     states = {
         "rollout": RolloutState, "stage": StageState, "deployment": DeploymentState,
-        "health": SiteHealth,
+        "health": SiteHealth, "version": VersionState, "waits": WaitsFor, "verdict": Verdict,
     }  # fmt: skip
     for kind, words in states.items():
         assert set(KINDS[kind]) == set(words)

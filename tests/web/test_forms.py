@@ -43,7 +43,7 @@ def test_a_rollout_starts_from_its_form(olga: Client, now: datetime) -> None:
     shown = olga.post("/rollouts/start/", form | {"step": "plan"})
     assert shown.status_code == 200
     assert Rollout.objects.count() == 0
-    plan = shown.context["planned"]
+    plan = shown.context["plan"].planned
     assert "Start this rollout at 1 site" in text_of(shown)
     assert plan.digest in text_of(shown)
     start = form | {"step": "start", "expect_plan": plan.digest}
@@ -51,8 +51,11 @@ def test_a_rollout_starts_from_its_form(olga: Client, now: datetime) -> None:
     rollout = Rollout.objects.get()
     assert response["Location"] == f"/rollouts/{rollout.pk}/"
     assert rollout.created_by == "user:olga"
-    assert [s.name for s in rollout.stages.all()] == ["edge", "regional", "hyperscale"]
-    assert {s.soak_seconds for s in rollout.stages.all()} == {5}
+    assert [s.name for s in rollout.stages.all()] == [
+        "edge", "regional", "hyperscale", "stragglers",
+    ]  # fmt: skip
+    assert [s.soak_seconds for s in rollout.stages.all()] == [5, 5, 5, 0]
+    assert (rollout.strategy_name, rollout.strategy_version) == ("edge-first", 1)
     second = olga.post("/rollouts/start/", start)
     assert second.status_code == 409
     assert f"Rollout {rollout.pk} of vad is not finished" in text_of(second)
@@ -60,7 +63,7 @@ def test_a_rollout_starts_from_its_form(olga: Client, now: datetime) -> None:
 
 def test_a_rollout_form_that_is_wrong_keeps_what_was_typed(olga: Client, now: datetime) -> None:
     version = make_version("vad", now=now)
-    form = {"version": version.pk, "strategy": "percent", "soak_seconds": "-1", "note": "keep me"}
+    form = {"version": version.pk, "strategy": "canary", "soak_seconds": "-1", "note": "keep me"}
     response = olga.post("/rollouts/start/", form)
     assert response.status_code == 422
     assert "keep me" in text_of(response)
@@ -81,4 +84,4 @@ def test_only_the_plan_that_was_shown_is_started(
     assert response.status_code == 409
     assert not Rollout.objects.exists()
     assert "look at the plan again" in text_of(response)
-    assert response.context["planned"].digest in text_of(response)
+    assert response.context["plan"].planned.digest in text_of(response)

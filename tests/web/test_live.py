@@ -121,5 +121,5 @@ def test_an_unchanged_poll_asks_the_database_no_more_than_the_page(
     rollout = make_rollout(RolloutState.RUNNING, now=now)
     path = f"/rollouts/{rollout.pk}/"
     tag = olga.get(path).context["etag"]
-    with django_assert_max_num_queries(9):
+    with django_assert_max_num_queries(12):
         assert poll(path, tag).status_code == 304

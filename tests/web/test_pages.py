@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from django.test import Client
 
 from controlplane.domain.rollout import RolloutState
-from controlplane.domain.selection import StageSpec
+from controlplane.domain.stages import StageSpec
 from controlplane.fleet.inventory import AcceleratorFacts, MachineFacts, record_machine
 from tests.factories import make_joined_site, make_rollout, make_site, make_version, settle
 from tests.web.conftest import text_of

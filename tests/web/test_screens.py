@@ -1,7 +1,8 @@
 """Every screen in both themes: no WCAG 2.2 AA violation, no inline code, no request elsewhere,
 nothing cut off at 320 pixels."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -9,11 +10,18 @@ from django.test import Client
 from django.utils import timezone
 
 from controlplane.accounts.models import User
+from controlplane.domain.gates import Verdict
+from controlplane.domain.policy import OnFailure, StagePolicy
 from controlplane.domain.rollout import RolloutState
-from controlplane.domain.selection import StageSpec
-from controlplane.rollouts.models import EngineBeat
+from controlplane.domain.stages import StageSpec
+from controlplane.rollouts.freezes import freeze_sites
+from controlplane.rollouts.models import EngineBeat, Rollout
+from controlplane.rollouts.quarantine import pin_model, quarantine_version
 from controlplane.rollouts.services import advance_rollout
-from tests.factories import make_joined_site, make_rollout, make_site, make_version
+from controlplane.rollouts.strategies import create_strategy
+from controlplane.rollouts.verbs import record_verdict
+from tests.factories import ACTOR, make_joined_site, make_rollout, make_site, make_version
+from tests.fake_agent import FakeAgent
 from tests.web.browser import Open, Visit
 
 pytestmark = pytest.mark.browser
@@ -30,6 +38,10 @@ SCREENS = (
     "/models/vad/2/", "/models/ocr/1/", "/rollouts/", "/rollouts/?state=paused",
     "/rollouts/start/", "/rollouts/{running}/", "/rollouts/{running}/rollback/",
     "/rollouts/{running}/resume/", "/rollouts/{running}/stages/canary/", "/rollouts/{back}/",
+    "/rollouts/{asked}/", "/rollouts/{asked}/resume/", "/rollouts/{asked}/approve/?stage=first",
+    "/freezes/", "/freezes/{freeze}/lift/", "/budget/", "/strategies/", "/strategies/night-shift/",
+    "/strategies/night-shift/retire/", "/new-strategy/", "/models/asr/2/",
+    "/models/vad/2/quarantine/", "/sites/fra-edge-1/retire/", "/sites/fra-edge-2/models/vad/pin/",
     "/rollouts/999/", "/nowhere/",
 )  # fmt: skip
 
@@ -59,7 +71,46 @@ def ids() -> dict[str, int]:
     for seconds in (0, 5, 10):
         advance_rollout(rollout_id=running.pk, now=now + timedelta(seconds=seconds))
     agents[1].broken.clear()
-    return {"running": running.pk, "back": back.pk}
+    pin_model(
+        site_name="fra-edge-1", model_name="vad", reason="a customer's demo", actor=ACTOR, now=now
+    )
+    quarantine_version(
+        model_name="asr", number=make_version("asr", now=now).number, reason="a leak",
+        roll_back=False, actor=ACTOR, now=now,
+    )  # fmt: skip
+    create_strategy(document={"name": "night-shift", "stages": [{"name": "all"}]}, **by(now))
+    freeze = freeze_sites(
+        selector={"sites": ["oslo-edge-3"]}, reason="the fair", until=None, **by(now)
+    )
+    asked = _asking(agents[2], now)
+    return {"running": running.pk, "back": back.pk, "asked": asked.pk, "freeze": freeze.pk}
+
+
+def by(now: datetime) -> dict[str, Any]:
+    return {"actor": ACTOR, "now": now}
+
+
+def _asking(agent: FakeAgent, now: datetime) -> Rollout:
+    """A rollout that the engine paused, with a gate that spoke and an approval that is missing."""
+    policy = StagePolicy(on_failure=OnFailure.PAUSE, approval=True, gates=("latency", "accuracy"))
+    stages = [
+        StageSpec(name="first", sites=frozenset({agent.site.name}), soak_seconds=600, policy=policy)
+    ]
+    agent.broken.add(("kws", 1))
+    rollout = make_rollout(
+        version=make_version("kws", now=now), agents=[agent], stages=stages, now=now
+    )
+    advance_rollout(rollout_id=rollout.pk, now=now)
+    agent.obey(now=now)
+    advance_rollout(rollout_id=rollout.pk, now=now)
+    record_verdict(
+        rollout_id=rollout.pk, stage_name="first", gate="latency", verdict=Verdict.INCONCLUSIVE,
+        reason="too few requests", evidence={"p99_ms": 12.5, "requests": 3}, fresh_seconds=600,
+        **by(now),
+    )  # fmt: skip
+    rollout.refresh_from_db()
+    assert rollout.pause_code == "stage-failed"
+    return rollout
 
 
 def check(opened: Visit, where: str) -> None:
@@ -118,7 +169,24 @@ def test_what_opens_on_a_screen_does_not_violate_it_either(
     page.select_option("#id_strategy", "at-once")
     page.click("button[value=plan]")
     page.wait_for_selector("#plan")
+    for fold in page.locator("#plan summary").all():
+        fold.click()
     check(opened, f"plan {theme}")
+    opened.go(f"/rollouts/{ids['asked']}/")
+    page.click("#choice-accept")
+    page.wait_for_selector("dialog[open]")
+    page.click("dialog button[type=submit]")
+    page.wait_for_selector("dialog [aria-invalid=true]")
+    check(opened, f"choice with a fault {theme}")
+    opened.go("/freezes/")
+    page.click("main form button[type=submit]")
+    page.wait_for_selector("main [aria-invalid=true]")
+    check(opened, f"freeze with a fault {theme}")
+    opened.go("/new-strategy/")
+    page.fill("#id_document", '{"name": "X"}')
+    page.click("main button[type=submit]")
+    page.wait_for_selector("main [aria-invalid=true]")
+    check(opened, f"strategy with faults {theme}")
     EngineBeat.objects.all().delete()
     opened.go("/")
     check(opened, f"dead engine {theme}")
@@ -141,7 +209,9 @@ def test_an_empty_installation_does_not_violate_it(
     theme: str,
 ) -> None:
     opened = visit(operator, color_scheme=theme)
-    for path in ("/", "/sites/", "/models/", "/rollouts/", "/rollouts/start/"):
+    for path in (
+        "/", "/sites/", "/models/", "/rollouts/", "/rollouts/start/", "/freezes/", "/strategies/",
+    ):  # fmt: skip
         opened.go(path)
         check(opened, f"{path} {theme}")
 

@@ -7,11 +7,11 @@ import pytest
 from django.test import Client
 
 from controlplane.audit.models import Event
-from controlplane.domain.rollout import VERBS, DeploymentState, RolloutState
-from controlplane.domain.selection import StageSpec
-from controlplane.rollouts.models import Rollout
-from controlplane.rollouts.services import pause_rollout
-from controlplane.web.verbs import CONSOLE_VERBS, offers, why_not
+from controlplane.domain.rollout import VERBS, DeploymentState, RolloutState, StageState
+from controlplane.domain.stages import StageSpec
+from controlplane.rollouts.models import Deployment, Rollout, Stage
+from controlplane.rollouts.verbs import pause_rollout
+from controlplane.web.verbs import CONSOLE_VERBS, Situation, offers, why_not
 from tests.factories import make_joined_site, make_rollout
 
 HTMX = {"HX-Request": "true"}
@@ -43,7 +43,7 @@ def state_of(rollout: Rollout) -> str:
 @pytest.mark.parametrize(
     ("verb", "effects"),
     [
-        ("pause", ["No further stage starts", "1 site goes on with the version already offered"]),
+        ("pause", ["No further site starts", "1 site is under way"]),
         ("abort", ["1 site keeps the new version", "1 site is called back before switching",
                    "1 site does not get it"]),
         ("rollback", ["2 sites return to the version they had", "1 site does not get"]),
@@ -156,16 +156,88 @@ def test_a_get_never_does_anything(olga: Client, rollout: Rollout) -> None:
 def test_the_console_offers_the_verbs_of_the_domain() -> None:
     assert {verb.name for verb in CONSOLE_VERBS} == set(VERBS)
     for state in RolloutState:
+        # Nothing but the state speaks against any of them.
+        free = Situation(
+            state=state, totals={DeploymentState.FAILED: 1}, soaking="canary", missing=("",)
+        )
         for verb in CONSOLE_VERBS:
-            assert (why_not(verb, state) == "") == (state in VERBS[verb.name])
-        for offer in offers(state, "no right"):
+            assert (why_not(verb, free) == "") == (state in VERBS[verb.name])
+        for offer in offers(free, "no right"):
             assert offer.why_not == "no right"
 
 
 def test_effects_count_each_deployment_once() -> None:
     totals = dict.fromkeys(DeploymentState, 1)
     abort = next(verb for verb in CONSOLE_VERBS if verb.name == "abort")
-    lines = abort.effect(totals)
+    lines = abort.effect(Situation(state=RolloutState.RUNNING, totals=totals))
     assert lines[0] == "1 site keeps the new version."
     assert "2 sites are switching now and will finish." in lines
     assert "4 sites are called back before switching." in lines
+
+
+@pytest.mark.parametrize("part", ["stage", "site"])
+def test_a_part_is_rolled_back_and_the_rest_goes_on(
+    olga: Client, rollout: Rollout, part: str
+) -> None:
+    name = {"stage": "first", "site": "a"}[part]
+    page = olga.get(f"/rollouts/{rollout.pk}/").content.decode()
+    assert f"{path_of(rollout, 'rollback')}?{part}={name}" in page
+    asked = olga.get(f"{path_of(rollout, 'rollback')}?{part}={name}").content.decode()
+    count = "2 sites return to the version they" if part == "stage" else "1 site returns"
+    assert count in asked
+    assert "the rest of it goes on without them" in asked
+    form = {part: name, "reason": "p99 is up"}
+    assert olga.post(path_of(rollout, "rollback"), form).status_code == 302
+    assert state_of(rollout) == RolloutState.RUNNING
+    back = rollout.deployments.filter(kind="rollback").values_list("site__name", flat=True)
+    assert sorted(back) == (["a", "b"] if part == "stage" else ["a"])
+    after = olga.get(f"/rollouts/{rollout.pk}/").content.decode()
+    assert f"{len(back)} sent back" in after
+
+
+def test_a_part_that_never_got_the_version_is_not_rolled_back(
+    olga: Client, rollout: Rollout
+) -> None:
+    waiting = olga.get(f"{path_of(rollout, 'rollback')}?site=c").content.decode()
+    assert "1 site does not get the new version." in waiting
+    assert "returns" not in waiting
+    nobody = olga.get(f"{path_of(rollout, 'rollback')}?site=nobody").content.decode()
+    assert "No site of it has this version or is to get it." in nobody
+    gone = olga.post(path_of(rollout, "rollback"), {"stage": "nope", "reason": "x"})
+    assert gone.status_code == 404
+    assert olga.post(path_of(rollout, "rollback"), {"site": "d", "reason": "x"}).status_code == 409
+
+
+def test_only_a_soaking_stage_is_promoted_and_only_with_a_reason(
+    olga: Client, rollout: Rollout, now: datetime
+) -> None:
+    page = olga.get(f"/rollouts/{rollout.pk}/").content.decode()
+    assert "Possible only while a stage soaks; none does." in page
+    assert olga.post(path_of(rollout, "promote"), {"reason": "go"}).status_code == 409
+    Stage.objects.filter(rollout=rollout, name="first").update(state=StageState.SOAKING)
+    asked = olga.get(path_of(rollout, "promote")).content.decode()
+    assert "The soak of stage first ends now" in asked
+    assert olga.post(path_of(rollout, "promote"), {"reason": ""}).status_code == 422
+    assert olga.post(path_of(rollout, "promote"), {"reason": "seen enough"}).status_code == 302
+    assert Stage.objects.get(name="first").promoted_at is not None
+
+
+def test_failed_sites_are_tried_again(olga: Client, rollout: Rollout) -> None:
+    assert "No site has failed." in olga.get(f"/rollouts/{rollout.pk}/").content.decode()
+    rows = Deployment.objects.filter(rollout=rollout, site__name="b")
+    rows.update(state=DeploymentState.FAILED)
+    asked = olga.get(path_of(rollout, "retry-failed")).content.decode()
+    assert "1 site gets another attempt, at once." in asked
+    assert olga.post(path_of(rollout, "retry-failed"), {"reason": ""}).status_code == 302
+    assert rows.get(attempt=2).state == DeploymentState.PENDING
+
+
+def test_a_site_is_rolled_back_from_the_page_of_its_stage_too(
+    olga: Client, viktor: Client, rollout: Rollout
+) -> None:
+    path = f"/rollouts/{rollout.pk}/stages/first/"
+    link = f"{path_of(rollout, 'rollback')}?site=a"
+    assert link in olga.get(path).content.decode()
+    assert link not in viktor.get(path).content.decode()
+    olga.post(path_of(rollout, "rollback"), {"site": "a", "reason": "p99 is up"})
+    assert link not in olga.get(path).content.decode()

@@ -9,17 +9,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from waypost_agent import decide as d
 from waypost_agent import errors as e
 from waypost_agent import situation as sit
 from waypost_agent.clock import Clock
 from waypost_agent.config import Timeouts
-from waypost_agent.download import download
 from waypost_agent.errors import Permanent, Retryable
+from waypost_agent.files import Files
 from waypost_agent.golden import GoldenRequest, parse_golden
 from waypost_agent.journal import Journal
+from waypost_agent.leases import LeaseSource
+from waypost_agent.limits import Limits
 from waypost_agent.manifest import CONFIG_FILE, GOLDEN_FILE, Manifest
 from waypost_agent.model_config import check, overlay
 from waypost_agent.model_control import ModelControl
@@ -41,6 +43,9 @@ CHECKPOINTS = (
     "staged",
     "recorded",
     "installed",
+    "set-aside",
+    "damage-noted",
+    "mended",
     "attempt-journaled",
     "candidate-written",
     "candidate-loaded",
@@ -72,8 +77,10 @@ class Parts:
     store: Store
     journal: Journal
     blobs: BlobSource
+    leases: LeaseSource
     clock: Clock
     timeouts: Timeouts
+    limits: Limits = field(default_factory=Limits)
 
 
 class Actor:
@@ -87,18 +94,26 @@ class Actor:
         should_pause: Callable[[], bool],
         is_stopping: Callable[[], bool],
         checkpoint: Checkpoint = lambda name: None,
+        progress: Callable[[str, str], None] = lambda model, reason: None,
     ) -> None:
         self._triton = parts.triton
         self._codec = parts.codec
         self._store = parts.store
         self._journal = parts.journal
-        self._blobs = parts.blobs
         self._clock = parts.clock
-        self._should_pause = should_pause
         self._control = ModelControl(
             parts.triton, clock=parts.clock, timeouts=parts.timeouts, is_stopping=is_stopping
         )
         self._checkpoint = checkpoint
+        self._files = Files(
+            parts.store,
+            parts.blobs,
+            clock=parts.clock,
+            limits=parts.limits,
+            should_pause=should_pause,
+            checkpoint=checkpoint,
+            progress=progress,
+        )
         self.verdicts: dict[str, tuple[sit.Verdict, float]] = {}
 
     def perform(self, action: d.Action, wish: sit.Wish, wished: Manifest | None) -> None:
@@ -109,6 +124,8 @@ class Actor:
         match action:
             case d.Fetch():
                 self._fetch(action, wish, self._manifest(action.model, action.target, wished))
+            case d.Mend():
+                self._mend(action, self._manifest(action.model, action.target, wished))
             case d.Prove():
                 with self._unless_stopped(action.model):
                     self._prove(action, wish, self._manifest(action.model, action.target, wished))
@@ -146,36 +163,22 @@ class Actor:
 
     def _fetch(self, action: d.Fetch, wish: sit.Wish, manifest: Manifest) -> None:
         model, version = action.model, action.target.version
-        self._store.prepare_staging(model, version, manifest)
-        self._store.require_space(model, version, manifest)
-        self._checkpoint("download-started")
-        for file in self._store.missing(model, version, manifest):
-            try:
-                download(
-                    self._blobs,
-                    file,
-                    partial=self._store.partial_path(model, version, manifest, file.sha256),
-                    destination=self._store.staged_path(model, version, manifest, file),
-                    should_pause=self._should_pause,
-                )
-            except Permanent as error:
-                self._fail(wish, action.target, error)
-                return
-            self._checkpoint("file-verified")
-        self._checkpoint("staged")
-        self._store.record(model, version, manifest)
-        self._checkpoint("recorded")
-        self._store.install(model, version, manifest)
-        self._checkpoint("installed")
+        try:
+            self._files.fetch(model, version, manifest)
+        except Permanent as error:
+            self._fail(wish, action.target, error)
 
-    def _is_sound(self, model: str, target: sit.Target, manifest: Manifest) -> bool:
-        """Hash the files again, as before every load. Damaged ones are set aside."""
-        damage = self._store.find_damage(model, target.version, manifest)
-        if damage is None:
-            return True
-        _log.error("version %s of %s is damaged on disk: %s", target.version, model, damage)
-        self._store.quarantine(model, target.version)
-        return False
+    def _mend(self, action: d.Mend, manifest: Manifest) -> None:
+        model, version = action.model, action.target.version
+        try:
+            self._files.mend(model, version, manifest, is_loaded=action.is_loaded)
+        except Permanent as error:
+            # What serves has not failed: its copy is asked for again.
+            raise Retryable(error.code, error.reason) from error
+
+    def scrub(self) -> None:
+        """Read a little of what is installed, when it is time."""
+        self._files.scrub()
 
     def _prune(self, action: d.Prune) -> None:
         for version in sorted(action.versions, key=int):
@@ -187,7 +190,11 @@ class Actor:
 
     def _prove(self, action: d.Prove, wish: sit.Wish, manifest: Manifest) -> None:
         model, target = action.model, action.target
-        if not self._is_sound(model, target, manifest):
+        try:
+            if not self._files.is_sound(model, target.version, manifest):
+                return
+        except Permanent as error:
+            self._fail(wish, target, error)
             return
         try:
             config, golden = self._read_record(model, target)
@@ -264,10 +271,10 @@ class Actor:
 
     def _switch(self, action: d.Switch, wish: sit.Wish, manifest: Manifest) -> None:
         model, target = action.model, action.target
-        if not self._is_sound(model, target, manifest):
-            return
-        self.verdicts.pop(model, None)
         try:
+            if not self._files.is_sound(model, target.version, manifest):
+                return
+            self.verdicts.pop(model, None)
             config, _ = self._read_record(model, target)
             if target != self._journal.load(model).committed:
                 self._begin_attempt(wish, target)

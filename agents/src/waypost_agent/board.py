@@ -51,6 +51,7 @@ class Board:
         self._refusal: Refusal | None = None
         self._token: str | None = None
         self._token_rejected: str | None = None
+        self._poll_called = False
 
     # What the main thread says and asks
 
@@ -80,6 +81,12 @@ class Board:
             self._token_rejected = token
             self._condition.notify_all()
 
+    def call_for_poll(self) -> None:
+        """Say that the centre has a newer wish; the link thread asks for it at once."""
+        with self._condition:
+            self._poll_called = True
+            self._condition.notify_all()
+
     # What the link thread says and asks
 
     def offer(self, desired: Desired) -> None:
@@ -106,6 +113,16 @@ class Board:
     def is_rejected(self, token: str) -> bool:
         with self._condition:
             return self._token_rejected == token
+
+    def is_poll_called(self) -> bool:
+        with self._condition:
+            return self._poll_called
+
+    def take_poll_call(self) -> bool:
+        """Whether a poll was called for; the call counts once."""
+        with self._condition:
+            called, self._poll_called = self._poll_called, False
+            return called
 
     def snapshot(self) -> Snapshot:
         with self._condition:

@@ -18,12 +18,12 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from waypost_agent import __version__
-from waypost_agent.errors import DOWNLOAD_FAILED, AnswerError, Retryable
+from waypost_agent.errors import DOWNLOAD_FAILED, AnswerError, RangeRefused, Retryable
 from waypost_agent.ports import BlobPart
 from waypost_agent.protocol import VERSION, parse_json
 
 _MAX_ANSWER_BYTES = 32 << 20
-_CHUNK_BYTES = 256 << 10
+_PIECE_BYTES = 256 << 10
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 
 
@@ -101,7 +101,7 @@ class Centre:
         done = False
         try:
             yield response
-            done = True
+            done = response.length_remaining == 0  # else the rest would be the next answer
         except HTTPError as error:
             raise CentreSilent(f"the centre stopped answering: {error}") from error
         finally:
@@ -195,41 +195,71 @@ class Blobs:
         self._reject_token = reject_token
 
     @contextmanager
-    def open_blob(self, sha256: str, offset: int) -> Iterator[BlobPart]:
+    def open_blob(self, sha256: str, offset: int, end: int | None = None) -> Iterator[BlobPart]:
         token = self._token()
         if token is None:
             raise Retryable(DOWNLOAD_FAILED, "there is no session with the centre to download by")
         headers = {}
-        if offset > 0:
+        if offset > 0 or end is not None:
+            last = "" if end is None else str(end - 1)
             # If-Range: a centre that means other bytes by this digest sends the whole.
-            headers = {"Range": f"bytes={offset}-", "If-Range": f'"{sha256}"'}
+            headers = {"Range": f"bytes={offset}-{last}", "If-Range": f'"{sha256}"'}
         try:
             with self._centre.stream(f"blobs/{sha256}", token=token, headers=headers) as response:
-                yield _part(response, offset, lambda: self._reject_token(token))
+                yield _part(response, sha256, offset, lambda: self._reject_token(token))
         except CentreSilent as error:
-            raise Retryable(DOWNLOAD_FAILED, error.reason) from error
+            raise _unanswered(error) from error
 
 
-def _part(response: urllib3.BaseHTTPResponse, offset: int, reject: Callable[[], None]) -> BlobPart:
+def _part(
+    response: urllib3.BaseHTTPResponse, sha256: str, offset: int, reject: Callable[[], None]
+) -> BlobPart:
+    if response.status in (200, 206):
+        _check_edition(response, sha256)
     if response.status == 200:
         start, total = 0, _length(response.headers.get("Content-Length"))
     elif response.status == 206:
-        start, total = _range(response.headers.get("Content-Range"))
-        if start != offset:
+        start, last, total = _range(response.headers.get("Content-Range"))
+        length = _length(response.headers.get("Content-Length"))
+        if start != offset or last + 1 - start != length:
             raise Retryable(
                 DOWNLOAD_FAILED,
-                f"the centre sent bytes from {start}, asked was from {offset}",
+                f"the centre sent {length} bytes as the bytes {start} to {last}, asked was from "
+                f"{offset}",
             )
     elif response.status == 416:
-        start, total = 0, _unsatisfied(response.headers.get("Content-Range"))
+        raise RangeRefused(
+            DOWNLOAD_FAILED,
+            f"the centre has no bytes from {offset}: {response.headers.get('Content-Range')!r:.60}",
+        )
     else:
         problem = problem_of(response, _read_bounded(response))
         if response.status == 401:
             reject()
+        if isinstance(problem, CentreSilent):
+            raise _unanswered(problem)
         raise Retryable(DOWNLOAD_FAILED, f"the centre does not give the file: {problem}")
-    return BlobPart(
-        offset=start, total_bytes=total, chunks=response.stream(_CHUNK_BYTES, decode_content=False)
-    )
+    return BlobPart(offset=start, total_bytes=total, chunks=_arriving(response))
+
+
+def _check_edition(response: urllib3.BaseHTTPResponse, sha256: str) -> None:
+    """A captive portal answers 200 to everything; what is not named as the file is not the file."""
+    tag = response.headers.get("ETag")
+    if tag is not None and tag.removeprefix("W/") != f'"{sha256}"':
+        raise Retryable(DOWNLOAD_FAILED, f"the answer is another file: its ETag is {tag!r:.80}")
+    if (encoding := response.headers.get("Content-Encoding", "identity")) != "identity":
+        raise Retryable(DOWNLOAD_FAILED, f"something on the way encodes the file as {encoding:.40}")
+
+
+def _unanswered(silence: CentreSilent) -> Retryable:
+    seconds = silence.retry_after_seconds
+    return Retryable(DOWNLOAD_FAILED, silence.reason, after_seconds=seconds or 0.0)
+
+
+def _arriving(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    """What has arrived, without waiting for more: a trickle must be seen as the trickle it is."""
+    while data := response.read1(_PIECE_BYTES, decode_content=False):
+        yield data
 
 
 def _length(header: str | None) -> int:
@@ -238,21 +268,17 @@ def _length(header: str | None) -> int:
     return int(header)
 
 
-def _range(header: str | None) -> tuple[int, int]:
+def _range(header: str | None) -> tuple[int, int, int]:
+    """First and last byte of the part, and the size of the whole."""
     match = _CONTENT_RANGE.fullmatch(header or "")
     if match is None:
         raise Retryable(DOWNLOAD_FAILED, f"the centre sent the Content-Range {header!r:.60}")
-    return int(match[1]), int(match[3])
-
-
-def _unsatisfied(header: str | None) -> int:
-    """The size of the whole in the answer to a range past its end, `bytes */N`."""
-    return _length((header or "").removeprefix("bytes */"))
+    return int(match[1]), int(match[2]), int(match[3])
 
 
 def _read_bounded(response: urllib3.BaseHTTPResponse) -> bytes:
     data = bytearray()
-    for chunk in response.stream(_CHUNK_BYTES, decode_content=False):
+    for chunk in response.stream(_PIECE_BYTES, decode_content=False):
         data += chunk
         if len(data) > _MAX_ANSWER_BYTES:
             response.close()

@@ -1,7 +1,8 @@
 """The command `waypost-agent`: reads the configuration, puts the parts together, prints.
 
-Exit status: 0 done (for `once`: everything wished is served), 1 an error, 2 wrong usage,
-3 `once` ended waiting for something, 4 `once` ended with a version that failed.
+Exit status: 0 done (for `once`: everything wished is served; for `doctor`: no check failed),
+1 an error, a refused order or a failed check, 2 wrong usage, 3 `once` or `rollback` ended waiting
+for something, 4 `once` ended with a version that failed, `rollback` with one that does not serve.
 """
 
 from __future__ import annotations
@@ -11,35 +12,47 @@ import fcntl
 import json
 import os
 import platform
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from waypost_agent import __version__, decide, log
+from waypost_agent import __version__, log
 from waypost_agent import protocol as p
 from waypost_agent.agent import Agent, make_centre
 from waypost_agent.centre import CentreProblem, CentreSilent
 from waypost_agent.clock import SystemClock
-from waypost_agent.config import DEFAULT_PATH, Config, check_url, load_config
+from waypost_agent.config import DEFAULT_PATH, LOG_LEVELS, Config, check_url, load_config
+from waypost_agent.doctor import FAIL, check_all, check_document, check_lines
+from waypost_agent.doctor.gather import gather
 from waypost_agent.durable import make_folder
 from waypost_agent.errors import AgentError, AnswerError, ConfigError
 from waypost_agent.identity import Identity, Membership, token_sha256
-from waypost_agent.status import describe_site
+from waypost_agent.meter import Meter
+from waypost_agent.plan_view import plan_document, plan_lines
+from waypost_agent.rollback import Refused
+from waypost_agent.rollback_command import Outcome, await_agent, carry_out, give_order
+from waypost_agent.status import describe_site, status_lines
 
 DONE, ERROR, USAGE, WAITING, FAILED = 0, 1, 2, 3, 4
 CONFIG_VARIABLE = "WAYPOST_AGENT_CONFIG"
 
 
+class AnotherAgentRuns(ConfigError):
+    """The agent's folder is held by another process."""
+
+
 @contextmanager
 def only_one(state_dir: Path) -> Iterator[None]:
-    """Hold the folder for this process. Raises `ConfigError` when another agent has it."""
+    """Hold the folder for this process. Raises `AnotherAgentRuns` when another has it."""
     make_folder(state_dir, mode=0o700)
     with open(state_dir / "lock", "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(
+            raise AnotherAgentRuns(
                 f"state_dir: another agent is running in {state_dir}; stop it first"
             ) from None
         yield
@@ -55,7 +68,7 @@ def join(config: Config, url: str, token: str) -> int:
         if known is not None and same and known.token_sha256 == token_sha256(token):
             print(f"already joined {url} as site {known.site}, agent {known.agent}")
             return DONE
-        answer = make_centre(config, url).post(
+        answer = make_centre(config, url, Meter(SystemClock())).post(
             "enrol",
             {
                 "token": token,
@@ -78,13 +91,19 @@ def join(config: Config, url: str, token: str) -> int:
     return DONE
 
 
-def run(config: Config) -> int:
+def run(config: Config, config_path: Path) -> int:
+    def read_level_again(*_: object) -> None:
+        # Not in the handler itself: what it interrupts may be in the midst of logging.
+        threading.Thread(target=log.read_level_again, args=(config_path,), daemon=True).start()
+
     with only_one(config.state_dir):
-        Agent(config, _membership(config)).run()
+        agent = Agent(config, _membership(config))
+        signal.signal(signal.SIGHUP, read_level_again)
+        agent.run()
     return DONE
 
 
-def once(config: Config) -> int:
+def once(config: Config, *, as_json: bool) -> int:
     """One poll, then steps until nothing is left to do or everything waits."""
     with only_one(config.state_dir):
         agent = Agent(config, _membership(config))
@@ -97,18 +116,19 @@ def once(config: Config) -> int:
         except (CentreSilent, CentreProblem, AnswerError) as error:
             print(f"the centre could not be told: {error}", file=sys.stderr)
         reports = agent.loop.reports()
-    for report in reports:
-        print(
-            f"{report.model}: {report.phase}, serving {report.serving or 'nothing'}; "
-            f"{report.reason}"
-        )
+    if as_json:
+        _print_json({"models": [report.document() for report in reports]})
+    else:
+        for report in reports:
+            serving = report.serving or "nothing"
+            print(f"{report.model}: {report.phase}, serving {serving}; {report.reason}")
     phases = {report.phase for report in reports}
     if p.FAILED in phases:
         return FAILED
     return DONE if phases <= {p.SUCCEEDED} else WAITING
 
 
-def dry_run(config: Config) -> int:
+def dry_run(config: Config, *, as_json: bool) -> int:
     """Print the next step of each model and why; take none."""
     agent = Agent(config, _membership(config))
     try:
@@ -116,17 +136,16 @@ def dry_run(config: Config) -> int:
             agent.loop.prepare()
             _poll_or_say(agent)
             plans = agent.loop.plan_wished()
-    except ConfigError as error:
-        if "another agent is running" not in str(error):
-            raise
+    except AnotherAgentRuns:
         # Asking the centre would end the running agent's session; its last wishes are on disk.
         print("an agent is running here; planning from the wishes it holds", file=sys.stderr)
         agent.loop.prepare()
         plans = agent.loop.plan_wished()
-    for plan in plans:
-        print(f"{plan.entry.model}: {_describe(plan.action)}")
-        print(f"  because {plan.action.reason}")
-    if not plans:
+    if as_json:
+        _print_json({"models": [plan_document(plan) for plan in plans]})
+    elif plans:
+        print("\n".join(plan_lines(plans)))
+    else:
         print("nothing is wished of this site")
     return DONE
 
@@ -138,34 +157,57 @@ def _poll_or_say(agent: Agent) -> None:
         print(f"the centre could not be asked: {error}", file=sys.stderr)
 
 
-def _describe(action: decide.Action) -> str:
-    target = getattr(action, "target", None)
-    name = type(action).__name__
-    if isinstance(action, decide.Settled):
-        return f"nothing to do ({'as wished' if action.succeeded else 'failed'})"
-    return name if target is None else f"{name} version {target.version}"
+def rollback(config: Config, model: str, reason: str, *, wait_seconds: float) -> int:
+    """Put the model back to the verified version before; needs no centre."""
+    agent, clock = Agent(config, _membership(config)), SystemClock()
+    agent.loop.prepare()
+    try:
+        order = give_order(agent, model, reason)
+    except Refused as error:
+        print(f"error: {error}", file=sys.stderr)
+        return ERROR
+    print(f"{model}: back from version {order.target.version} to {order.back_to.version}")
+    try:
+        with only_one(config.state_dir):
+            outcome = carry_out(agent, order, clock)
+    except AnotherAgentRuns:
+        outcome = await_agent(agent, order, clock, seconds=wait_seconds)
+    return _tell(model, outcome)
+
+
+def _tell(model: str, outcome: Outcome) -> int:
+    if outcome.done:
+        print(f"{model}: done; {outcome.sentence}")
+        return DONE
+    if outcome.waits:
+        print(f"{model}: not yet, and nothing more to do by hand; {outcome.sentence}")
+        return WAITING
+    print(f"error: {model}: {outcome.sentence}", file=sys.stderr)
+    return FAILED
+
+
+def doctor(config_path: Path, *, as_json: bool) -> int:
+    """Check everything this site needs; each finding with its cure."""
+    checks = check_all(gather(config_path))
+    if as_json:
+        _print_json(check_document(checks))
+    else:
+        print("\n".join(check_lines(checks)))
+    return ERROR if any(check.verdict == FAIL for check in checks) else DONE
 
 
 def status(config: Config, *, as_json: bool) -> int:
     """What this site serves, as its disk and its Triton say it now."""
     document = describe_site(config)
     if as_json:
-        print(json.dumps(document, indent=2))
-        return DONE
-    triton = document["triton"]
-    print(
-        f"site {document['site'] or 'not joined'}, "
-        f"Triton {triton['version'] if triton['live'] else 'not reachable'}"
-    )
-    for model in document["models"]:
-        serving = model["serving"] or "nothing"
-        print(
-            f"{model['model']}: serving {serving}, committed {model['committed'] or 'nothing'}, "
-            f"on disk {', '.join(model['installed']) or 'nothing'}"
-        )
-        if model["failed"]:
-            print(f"  version {model['failed']['version']} failed: {model['failed']['reason']}")
+        _print_json(document)
+    else:
+        print("\n".join(status_lines(document)))
     return DONE
+
+
+def _print_json(document: object) -> None:
+    print(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def _membership(config: Config) -> Membership:
@@ -191,35 +233,71 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help=f"the agent's configuration (default {default}; {CONFIG_VARIABLE} sets another)",
     )
-    common.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING"])
+    common.add_argument(
+        "--log-level", choices=LOG_LEVELS, help="instead of the log_level of the configuration"
+    )
+    printing = argparse.ArgumentParser(add_help=False)
+    printing.add_argument(
+        "--output", default="text", choices=["text", "json"], help="how to print (default text)"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("join", parents=[common], help="bind this agent to a site")
     command.add_argument("url", help="the control plane, such as https://waypost.example")
     command.add_argument("--token", required=True, help="the site's one-time enrolment token")
     commands.add_parser("run", parents=[common], help="serve what is wished until stopped")
-    command = commands.add_parser("once", parents=[common], help="poll and reconcile once")
+    both = [common, printing]
+    command = commands.add_parser("once", parents=both, help="poll and reconcile once")
     command.add_argument("--dry-run", action="store_true", help="print the steps, take none")
-    command = commands.add_parser("status", parents=[common], help="what this site serves")
-    command.add_argument("--json", action="store_true", help="print one JSON object")
+    command = commands.add_parser("status", parents=both, help="what this site serves")
+    command.add_argument(
+        "--json", action="store_const", const="json", dest="output", help="--output json"
+    )
+    commands.add_parser("doctor", parents=both, help="check what this site needs, with each cure")
+    command = commands.add_parser(
+        "rollback",
+        parents=[common],
+        help="serve the verified version before, until the centre wishes anew",
+    )
+    command.add_argument("model")
+    command.add_argument("--reason", default="", help="one sentence, for who asks later why")
+    command.add_argument(
+        "--wait",
+        type=float,
+        default=120.0,
+        metavar="SECONDS",
+        help="how long to watch the agent that runs here (default 120)",
+    )
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     given = _parser().parse_args(arguments)
-    log.set_up(given.log_level if given.command == "run" else "WARNING")
+    log.set_up("WARNING")
     try:
-        config = load_config(given.config)
-        if given.command == "join":
-            return join(config, given.url, given.token)
-        if given.command == "run":
-            return run(config)
-        if given.command == "once":
-            return dry_run(config) if given.dry_run else once(config)
-        return status(config, as_json=given.json)
+        if given.command == "doctor":  # it also checks the configuration
+            return doctor(given.config, as_json=given.output == "json")
+        return _command(given, load_config(given.config))
     except (ConfigError, AgentError, CentreSilent, CentreProblem, AnswerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return ERROR
+
+
+def _command(given: argparse.Namespace, config: Config) -> int:
+    match given.command:
+        case "join":
+            return join(config, given.url, given.token)
+        case "run":
+            log.set_up(given.log_level or config.log_level)
+            return run(config, given.config)
+        case "once" if given.dry_run:
+            return dry_run(config, as_json=given.output == "json")
+        case "once":
+            return once(config, as_json=given.output == "json")
+        case "rollback":
+            return rollback(config, given.model, given.reason, wait_seconds=given.wait)
+        case _:
+            return status(config, as_json=given.output == "json")
 
 
 if __name__ == "__main__":

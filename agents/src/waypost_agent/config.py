@@ -13,20 +13,38 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from waypost_agent.errors import ConfigError
+from waypost_agent.limits import Limits
 
 DEFAULT_PATH = Path("/etc/waypost/agent.toml")
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+_DAY = 86_400
+# The least of each whole number of [limits]. The serving version and the one before it always stay;
+# a scrub whose turn reads nothing would find every file rotten.
+_LEAST = {
+    "reserve_bytes": 0,
+    "keep_versions": 2,
+    "quarantine_bytes": 0,
+    "bytes_per_second": 0,
+    "stall_bytes_per_second": 0,
+    "scrub_turn_bytes": 1,
+}
+_LONGEST = {"scrub_first_seconds": 366 * _DAY, "scrub_every_seconds": 366 * _DAY}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TritonConfig:
-    """Where this site's Triton is. `http_url` is only reported; nothing is sent there."""
+    """Where this site's Triton is. `http_url` is reported, and asked by `doctor` alone. `user` is
+    the user it runs as (a name or a number) and `backend_directory` where its backends lie: both
+    only let `doctor` say more."""
 
     repository: Path
     grpc_url: str = "127.0.0.1:8001"
     http_url: str = "http://127.0.0.1:8000"
     secret_key: str = "x-waypost-triton"
     secret_file: Path | None = None
+    user: str | None = None
+    backend_directory: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,15 +68,19 @@ class Timeouts:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """`centre_url` may be left out once the agent has joined."""
+    """`centre_url` may be left out once the agent has joined. `metrics_port` 0 means: no metrics.
+    `gpu_required`: a site without a visible GPU is at fault, says `doctor`."""
 
     state_dir: Path
     triton: TritonConfig
     timeouts: Timeouts = Timeouts()
+    limits: Limits = Limits()  # noqa: RUF009  # frozen values
     centre_url: str | None = None
     ca_file: Path | None = None
     allow_plain_http: bool = False
-    disk_reserve_bytes: int = 256 << 20
+    log_level: str = "INFO"
+    metrics_port: int = 0
+    gpu_required: bool = False
 
 
 def load_config(path: Path) -> Config:
@@ -84,6 +106,8 @@ def parse_config(document: Mapping[str, Any]) -> Config:
     _refuse_unknown(triton, TritonConfig, "triton.")
     timeouts = _table(document, "timeouts")
     _refuse_unknown(timeouts, Timeouts, "timeouts.")
+    limits = _table(document, "limits")
+    _refuse_unknown(limits, Limits, "limits.")
     if (centre_url := _string(document, "centre_url", "")) is not None:
         check_url(centre_url, allow_plain_http=_boolean(document, "allow_plain_http"))
     return Config(
@@ -91,17 +115,21 @@ def parse_config(document: Mapping[str, Any]) -> Config:
         centre_url=centre_url,
         ca_file=_path(document, "ca_file", ""),
         allow_plain_http=_boolean(document, "allow_plain_http"),
-        disk_reserve_bytes=_whole(document, "disk_reserve_bytes", Config.disk_reserve_bytes),
+        log_level=_log_level(document),
+        metrics_port=_port(document),
+        gpu_required=_boolean(document, "gpu_required"),
         triton=TritonConfig(
             repository=_required_path(triton, "repository", "triton."),
             secret_file=_path(triton, "secret_file", "triton."),
+            backend_directory=_path(triton, "backend_directory", "triton."),
             **{
                 key: value
-                for key in ("grpc_url", "http_url", "secret_key")
+                for key in ("grpc_url", "http_url", "secret_key", "user")
                 if (value := _string(triton, key, "triton.")) is not None
             },
         ),
-        timeouts=Timeouts(**{key: _seconds(timeouts, key) for key in timeouts}),
+        timeouts=Timeouts(**{key: _seconds(timeouts[key], f"timeouts.{key}") for key in timeouts}),
+        limits=Limits(**{key: _limit(limits[key], key) for key in limits}),
     )
 
 
@@ -160,17 +188,38 @@ def _boolean(table: Mapping[str, Any], key: str) -> bool:
     return value
 
 
-def _whole(table: Mapping[str, Any], key: str, default: int) -> int:
-    value = table.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ConfigError(f"{key}: must be a whole number from 0, it is {value!r}")
+def _whole(value: object, name: str, least: int = 0) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name}: must be a whole number from {least}, it is {value!r}")
     return value
 
 
-def _seconds(table: Mapping[str, Any], key: str) -> float:
-    value = table[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 86_400:
+def _port(document: Mapping[str, Any]) -> int:
+    value = _whole(document.get("metrics_port", Config.metrics_port), "metrics_port")
+    if value > 65_535:
         raise ConfigError(
-            f"timeouts.{key}: must be a number of seconds over 0 and at most 86400, it is {value!r}"
+            f"metrics_port: must be a port from 1 to 65535, or 0 for none, it is {value!r}"
+        )
+    return value
+
+
+def _log_level(document: Mapping[str, Any]) -> str:
+    value = document.get("log_level", Config.log_level)
+    if value not in LOG_LEVELS:
+        raise ConfigError(f"log_level: must be one of {', '.join(LOG_LEVELS)}, it is {value!r}")
+    return str(value)
+
+
+def _limit(value: object, key: str) -> Any:
+    name = f"limits.{key}"
+    if key in _LEAST:
+        return _whole(value, name, _LEAST[key])
+    return _seconds(value, name, _LONGEST.get(key, _DAY))
+
+
+def _seconds(value: object, name: str, longest: int = _DAY) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= longest:
+        raise ConfigError(
+            f"{name}: must be a number of seconds over 0 and at most {longest}, it is {value!r}"
         )
     return float(value)

@@ -59,6 +59,22 @@ class Fetch(Action):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mend(Action):
+    """Fetch a sound copy of a version that rotted on disk; `meanwhile` is how the model stands."""
+
+    target: Target
+    is_loaded: bool
+    meanwhile: Settled
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskLease(Action):
+    """Ask the centre whether Triton may be touched with `target` now."""
+
+    target: Target
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prove(Action):
     target: Target
 
@@ -100,7 +116,62 @@ class Settled(Action):
 
 
 def decide(wish: Wish, record: Record, seen: Observed) -> Action:
-    """The next step for one model; the order of these lines is the order of thought."""
+    """The next step for one model, or the question that must be asked before it."""
+    action = _next_step(wish, record, seen)
+    if not needs_lease(action, wish, record, seen) or _has_lease(wish, seen):
+        return action
+    assert wish.target is not None  # only steps towards it need a lease
+    committed = record.committed
+    if (
+        isinstance(action, Switch)
+        and committed is not None
+        and seen.holds(committed)
+        and seen.ready != {committed.version}
+    ):
+        # A server that came back without it: users are not left alone until the centre answers.
+        return _switch(wish, record, seen, committed, None)
+    if _serves_unheard(record, seen):
+        assert committed is not None  # it serves
+        return Verify(
+            model=wish.model,
+            target=committed,
+            reason=f"version {committed.version} serves and was not replayed since this agent "
+            "started; what is not known to be well would hold up others",
+        )
+    return AskLease(
+        model=wish.model,
+        target=wish.target,
+        reason=(
+            f"version {wish.target.version} is on disk and verified; "
+            "the centre must say that its turn has come"
+        ),
+    )
+
+
+def needs_lease(action: Action, wish: Wish, record: Record, seen: Observed) -> bool:
+    """Whether the step begins something new here. What serves already, what is put back, and a
+    switch that Triton shows as under way need nobody's leave."""
+    if not wish.lease_required:
+        return False
+    if isinstance(action, Switch) and not action.restoring:
+        return action.target != record.committed and action.target.version not in seen.ready
+    return isinstance(action, Prove)
+
+
+def _serves_unheard(record: Record, seen: Observed) -> bool:
+    """The committed version serves alone, and nobody has heard yet whether it answers rightly."""
+    committed, verdict = record.committed, seen.verdict
+    if committed is None or not seen.holds(committed) or seen.ready != {committed.version}:
+        return False
+    return verdict is None or verdict.version != committed.version
+
+
+def _has_lease(wish: Wish, seen: Observed) -> bool:
+    return seen.lease is not None and seen.lease.covers(wish)
+
+
+def _next_step(wish: Wish, record: Record, seen: Observed) -> Action:
+    """The order of these lines is the order of thought."""
     model = wish.model
     if not seen.triton_live:
         return Wait(model=model, reason_code="triton-unreachable", reason=seen.triton_reason)
@@ -147,7 +218,8 @@ def _decide_model(wish: Wish, record: Record, seen: Observed) -> Action:
         )
     if (verify := _verify(wish, record, seen, goal)) is not None:
         return verify
-    return _prune(wish, record, seen) or _settle(wish, record, seen, failure)
+    settled = _settle(wish, record, seen, failure)
+    return _mend(wish, record, seen, settled) or _prune(wish, record, seen) or settled
 
 
 def _busy(model: str, name: str, states: Mapping[str, str]) -> Wait | None:
@@ -286,6 +358,17 @@ def _settle(wish: Wish, record: Record, seen: Observed, failure: Failure | None)
             reason_code=failure.reason_code if restored else "restore-failed",
             reason=failure.reason if restored else f"{failure.reason}; then {verdict.reason}",
         )
+    if verdict.passed and (damage := seen.damaged.get(verdict.version)) is not None:
+        beside = "is fetched" if verdict.version in seen.unmended else "lies"
+        return Settled(
+            model=wish.model,
+            succeeded=True,
+            reason_code="digest-mismatch",
+            reason=(
+                f"version {verdict.version} serves from memory and answers rightly, but on disk "
+                f"{damage}; a sound copy {beside} beside it for the next load"
+            ),
+        )
     return Settled(
         model=wish.model,
         succeeded=verdict.passed,
@@ -298,13 +381,34 @@ def _kept(record: Record) -> frozenset[str]:
     return frozenset(t.version for t in (record.committed, record.previous) if t is not None)
 
 
+def _needed(wish: Wish, record: Record) -> frozenset[str]:
+    """Versions that stay on disk whatever else goes."""
+    target = None if wish.target is None else wish.target.version
+    return _kept(record) | frozenset(v for v in (target, wish.previous) if v is not None)
+
+
+def _mend(wish: Wish, record: Record, seen: Observed, meanwhile: Settled) -> Mend | None:
+    for version in sorted(seen.damaged.keys() & _needed(wish, record), key=int):
+        is_loaded = version in seen.states and seen.states[version] in (READY, LOADING, UNLOADING)
+        if version not in seen.installed or (is_loaded and version not in seen.unmended):
+            continue
+        return Mend(
+            model=wish.model,
+            target=Target(version=version, digest=seen.installed[version]),
+            is_loaded=is_loaded,
+            meanwhile=meanwhile,
+            reason=f"version {version} rotted on disk: {seen.damaged[version]}",
+        )
+    return None
+
+
 def _prune(wish: Wish, record: Record, seen: Observed) -> Prune | None:
     if _busy(wish.model, "its candidate", seen.candidate_states) is not None:
         return None  # its files are among them
-    needed = set(_kept(record))
-    needed |= {wish.target.version} if wish.target is not None else set()
-    needed |= {wish.previous} if wish.previous is not None else set()
-    versions = frozenset(seen.recorded - needed - seen.ready)
+    others = sorted(seen.recorded - _needed(wish, record) - seen.ready, key=int, reverse=True)
+    sound = [version for version in others if version not in seen.damaged]
+    spare = sound[: max(seen.keep_versions - 2, 0)]
+    versions = frozenset(others) - frozenset(spare)
     if not versions and not seen.leftovers:
         return None
     named = ", ".join(sorted(versions | seen.leftovers))

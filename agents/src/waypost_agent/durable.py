@@ -5,7 +5,9 @@ Also says what an error of the disk means. Knows nothing of what is written.
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,18 +15,58 @@ from pathlib import Path
 
 from waypost_agent.errors import DISK_FULL, STORE_FAILED, Retryable
 
+_KEEP_SIZE = 1  # linux/falloc.h
+_FICLONE = 0x40049409  # linux/fs.h
+_fallocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)
+
 
 @contextmanager
-def disk_errors(what: str) -> Iterator[None]:
-    """Turn errors of the disk into retryable failures that say what was being done."""
+def disk_errors(what: str, *, at: Path | None = None) -> Iterator[None]:
+    """Turn errors of the disk into retryable failures that say what was being done.
+
+    `at` is a folder on the disk in question, for the number of bytes that are free there.
+    """
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise Retryable(
+                STORE_FAILED, f"the disk failed while {what}: {error.strerror}"
+            ) from error
+        free = "" if at is None else f", {free_bytes_at(at)} bytes are free"
         raise Retryable(
-            DISK_FULL if full else STORE_FAILED,
-            f"{'the disk is full' if full else 'the disk failed'} while {what}: {error.strerror}",
+            DISK_FULL, f"the disk is full while {what}: {error.strerror}{free}"
         ) from error
+
+
+def free_bytes_at(folder: Path) -> int:
+    """Bytes an ordinary user may still write on the file system of `folder`."""
+    usage = os.statvfs(folder)
+    return usage.f_bavail * usage.f_frsize
+
+
+def allocate(descriptor: int, size: int) -> None:
+    """Take room for `size` bytes now, so that no other writer can have it; the length stays.
+
+    Nothing happens where the file system cannot. Raises `OSError` when the room is not there.
+    """
+    # posix_fallocate would set the length as well, and the length says how much has arrived.
+    if size == 0 or _fallocate is None:
+        return
+    if _fallocate(descriptor, _KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(size)) == 0:
+        return
+    number = ctypes.get_errno()
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        raise OSError(number, os.strerror(number))
+
+
+def clone(source: int, destination: int) -> bool:
+    """Let `destination` share the blocks of `source` (two descriptors); False where it cannot."""
+    try:
+        fcntl.ioctl(destination, _FICLONE, source)
+    except OSError:
+        return False
+    return True
 
 
 def sync_folder(folder: Path) -> None:

@@ -24,6 +24,10 @@ ANSWER_INVALID = "answer-invalid"
 VERSION_CONFLICT = "version-conflict"
 UNLOAD_TIMEOUT = "unload-timeout"
 STORE_FAILED = "store-failed"
+LEASE_UNREACHABLE = "lease-unreachable"
+LEASE_LAPSED = "lease-lapsed"
+WISH_SUPERSEDED = "wish-superseded"
+ROLLED_BACK = "rolled-back-locally"
 STOPPING = "stopping"
 WORKING = "working"
 
@@ -38,7 +42,23 @@ class AgentError(Exception):
 
 
 class Retryable(AgentError):
-    """It may pass: the same step is tried again after a pause."""
+    """It may pass: the same step is tried again after a pause, not before `after_seconds`."""
+
+    def __init__(self, code: str, reason: str, *, after_seconds: float = 0.0) -> None:
+        super().__init__(code, reason)
+        self.after_seconds = after_seconds
+
+
+class RangeRefused(Retryable):
+    """The source does not give a file from the byte that was asked for; it may give the whole."""
+
+
+class LeaseRefused(Retryable):
+    """The centre answered: not yet. It is asked again after `retry_seconds`, which it chose."""
+
+    def __init__(self, code: str, reason: str, *, retry_seconds: float) -> None:
+        super().__init__(code, reason)
+        self.retry_seconds = retry_seconds
 
 
 class Permanent(AgentError):

@@ -77,6 +77,17 @@ class Journal:
     def models(self) -> frozenset[str]:
         return frozenset(path.stem for path in self._records.glob("*.json"))
 
+    def faults(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Files that cannot be read now, and those set aside before. Changes nothing."""
+        unreadable = [path for path in sorted(self._records.glob("*.json")) if not _is_record(path)]
+        if self._desired.exists() and not _holds_wishes(self._desired):
+            unreadable.append(self._desired)
+        aside = [*self._records.glob("*.damaged"), *self._desired.parent.glob("*.damaged")]
+        return (
+            tuple(path.name for path in unreadable),
+            tuple(sorted(path.name for path in aside)),
+        )
+
     def load_held(self, belongs_to: str) -> Held | None:
         """The wishes in force, None before the first. `belongs_to` names centre and site."""
         try:
@@ -120,6 +131,22 @@ def _set_aside(path: Path, error: Exception) -> None:
         path.replace(aside)
 
 
+def _is_record(path: Path) -> bool:
+    try:
+        _parse_record(json.loads(path.read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return True
+
+
+def _holds_wishes(path: Path) -> bool:
+    try:
+        parse_desired(parse_json(path.read_bytes())["desired"])
+    except (OSError, AnswerError, KeyError, TypeError):
+        return False
+    return True
+
+
 def _target_document(target: Target | None) -> dict[str, str] | None:
     return None if target is None else {"version": target.version, "digest": target.digest}
 
@@ -157,6 +184,7 @@ def _wish_document(epoch: int, wish: ModelWish, site: str) -> dict[str, Any]:
         "deployment": wish.deployment,
         "version": wish.version,
         "previous": wish.previous,
+        "lease_required": wish.lease_required,
         "manifest_digest": None if manifest is None else manifest.digest,
         "manifest": None if manifest is None else dict(manifest.document),
     }

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from waypost_agent import protocol as p
-from waypost_agent.board import Board, Refusal, Snapshot
+from waypost_agent.board import Board, Refusal
 from waypost_agent.centre import Centre, CentreAnswer, CentreProblem, CentreSilent
 from waypost_agent.clock import Clock
 from waypost_agent.config import Timeouts
@@ -108,7 +108,7 @@ class Link:
         """One poll and one report now. Raises what went wrong (`CentreSilent` and others)."""
         self._ensure_session()
         self._poll()
-        self._report(self._board.snapshot())
+        self._report()
 
     def poll(self) -> None:
         """One poll now. Raises what went wrong."""
@@ -118,21 +118,25 @@ class Link:
     def report(self) -> None:
         """One report now. Raises what went wrong."""
         self._ensure_session()
-        self._report(self._board.snapshot())
+        self._report()
 
     def _talk(self, now: float) -> None:
         self._ensure_session()
+        if self._board.take_poll_call():
+            self._poll_at = now  # and stays due when this poll is not answered
         if now >= self._poll_at:
             self._poll()
         snapshot = self._board.snapshot()
         if snapshot.changes != self._reported_changes or now >= self._report_at:
-            self._report(snapshot)
+            self._report()
 
     def _has_cause(self) -> bool:
-        """Whether something on the board is worth a report, or a session, before the time."""
+        """Whether something on the board is worth a call of the centre before the time."""
         if self._clock.monotonic() < self._silent_until:
             return False
         if self._session is not None and self._board.is_rejected(self._session.token):
+            return True
+        if self._board.is_poll_called():
             return True
         return self._board.snapshot().changes != self._reported_changes
 
@@ -273,7 +277,10 @@ class Link:
 
     # Reports
 
-    def _report(self, snapshot: Snapshot) -> None:
+    def _report(self) -> None:
+        # Read before the board is: what the report says was still so at this moment, or came later.
+        made = p.Moment(boot_id=self._clock.boot_id(), uptime_seconds=self._clock.boottime())
+        snapshot = self._board.snapshot()
         now = self._clock.monotonic()
         with_inventory = now >= self._inventory_at
         inventory = self._inventory() if with_inventory else None
@@ -284,6 +291,7 @@ class Link:
                 snapshot,
                 seq=self._seq,
                 sent_at=self._clock.utc_text(),
+                made=made,
                 http_url=self._http_url,
                 inventory=inventory,
             )

@@ -15,13 +15,22 @@ from waypost_agent import protocol as p
 from waypost_agent import situation as sit
 from waypost_agent.act import Actor, Parts
 from waypost_agent.board import Board, TritonStatus
-from waypost_agent.errors import STOPPING, WORKING, Paused, Retryable
+from waypost_agent.errors import (
+    LEASE_LAPSED,
+    STOPPING,
+    WORKING,
+    LeaseRefused,
+    Paused,
+    Retryable,
+)
 from waypost_agent.journal import Held
+from waypost_agent.leases import Leases
 from waypost_agent.manifest import Manifest
 from waypost_agent.observe import ServerView, observe_model, observe_server
 from waypost_agent.phases import Plan, Rest, report_of
 from waypost_agent.ports import Checkpoint
 from waypost_agent.protocol import ModelReport, ModelWish
+from waypost_agent.rollback import RollbackDesk
 
 _log = logging.getLogger(__name__)
 
@@ -34,8 +43,10 @@ _URGENCY: dict[type[d.Action], int] = {
     d.UnloadCandidate: 1,
     d.Retire: 1,
     d.Prove: 2,
-    d.Fetch: 3,
-    d.Prune: 4,
+    d.AskLease: 3,  # after every Prove: what has its lease begins before another model asks
+    d.Fetch: 4,
+    d.Mend: 4,
+    d.Prune: 5,
 }
 _PREPARING = 2
 _GLANCE_SECONDS = 5.0  # how often a long download looks whether something more urgent waits
@@ -45,7 +56,9 @@ _Step = tuple[str, type[d.Action], sit.Target | None]
 
 
 class Loop:
-    """`uniform(a, b)` gives a random number between; `belongs_to` names centre and site."""
+    """`uniform(a, b)` gives a random number between; `belongs_to` names centre and site; `said`
+    is called with the states of the models whenever they changed, `retried` with the model and the
+    code of each step that will be tried again; `orders` are those of an operator at this site."""
 
     def __init__(
         self,
@@ -55,8 +68,13 @@ class Loop:
         belongs_to: str,
         uniform: Callable[[float, float], float],
         checkpoint: Checkpoint = lambda name: None,
+        said: Callable[[tuple[ModelReport, ...]], None] = lambda reports: None,
+        retried: Callable[[str, str], None] = lambda model, code: None,
+        orders: RollbackDesk | None = None,
     ) -> None:
         self._parts = parts
+        self._retried = retried
+        self._orders = orders
         self._board = board
         self._belongs_to = belongs_to
         self._uniform = uniform
@@ -68,17 +86,22 @@ class Loop:
         self._turns: dict[str, int] = {}
         self._turn = 0
         self._glanced = 0.0
+        self._said = said
+        self._leases = Leases(parts.leases, parts.clock)
         self._actor = Actor(
             parts,
             should_pause=self._should_pause,
             is_stopping=lambda: self._stopping,
             checkpoint=checkpoint,
+            progress=self._show_progress,
         )
 
     def prepare(self) -> None:
         """Read what was kept, so that a start without the centre converges too."""
         self._parts.store.prepare()
         self._parts.journal.prepare()
+        if self._orders is not None:
+            self._orders.prepare()
         self._held = self._parts.journal.load_held(self._belongs_to)
         if self._held is not None:
             self._board.offer(self._held.desired)
@@ -92,7 +115,7 @@ class Loop:
         while not self._stopping:
             rest_seconds = self._cycle_or_rest()
             deadline = self._parts.clock.monotonic() + rest_seconds
-            while not self._stopping and not self._has_news():
+            while not self._stopping and not self._has_cause():
                 left = deadline - self._parts.clock.monotonic()
                 if left <= 0:
                     break
@@ -110,16 +133,19 @@ class Loop:
     def cycle(self) -> float:
         """One look and at most one step; returns the seconds until the next look."""
         self._adopt_news()
+        if self._orders is not None and self._orders.waiting():
+            self._orders.obey(self.wishes())
         plans = self.plan()
         self._show(plans)
+        for plan in plans:
+            if isinstance(plan.action, d.Settled | d.Mend):
+                self._leases.settle(plan.entry.model)
         now = self._parts.clock.monotonic()
         todo = [plan for plan in plans if self._may_act(plan, now)]
         if not todo:
+            self._actor.scrub()
             return self._seconds_to_rest(plans, now)
-        chosen = min(todo, key=lambda plan: self._order(plan))
-        self._turn += 1
-        self._turns[chosen.entry.model] = self._turn
-        self._perform(chosen)
+        self._take_turn(todo)
         return 0.0
 
     def plan(self) -> list[Plan]:
@@ -139,6 +165,10 @@ class Loop:
             self._held = Held(desired=offered) if held is None else held.followed_by(offered)
         return self.plan()
 
+    def wishes(self) -> list[sit.Wish]:
+        """The wishes in force, also for models that the newest answer does not name."""
+        return [_to_wish(epoch, entry) for epoch, entry, _ in _wishes(self._held)]
+
     def reports(self) -> tuple[ModelReport, ...]:
         """The states of the last cycle, by model."""
         return tuple(self._reports[model] for model in sorted(self._reports))
@@ -147,11 +177,22 @@ class Loop:
         noted = self._actor.verdicts.get(entry.model)
         wish = _to_wish(epoch, entry)
         seen = observe_model(
-            entry.model, server, self._parts.store, None if noted is None else noted[0]
+            entry.model,
+            server,
+            self._parts.store,
+            None if noted is None else noted[0],
+            self._leases.held_for(wish),
         )
         record = self._parts.journal.load(entry.model)
         action = d.decide(wish, record, seen)
         return Plan(entry=entry, wish=wish, record=record, seen=seen, action=action, spoken=spoken)
+
+    def _take_turn(self, todo: list[Plan]) -> None:
+        """Carry out the most urgent of these steps; among equals the model that waited longest."""
+        chosen = min(todo, key=self._order)
+        self._turn += 1
+        self._turns[chosen.entry.model] = self._turn
+        self._perform(chosen)
 
     def _perform(self, plan: Plan) -> None:
         action, model = plan.action, plan.entry.model
@@ -161,6 +202,11 @@ class Loop:
         )  # fmt: skip
         manifest: Manifest | None = plan.entry.manifest
         try:
+            if isinstance(action, d.AskLease):
+                self._ask_lease(action, plan)
+                return
+            if not self._may_begin(plan):
+                return
             self._actor.perform(action, plan.wish, manifest)
         except Paused:
             return
@@ -174,17 +220,45 @@ class Loop:
             self._reports[model] = replace(self._reports[model], phase=p.STAGED)
             self._show_reports()
 
+    def _ask_lease(self, action: d.AskLease, plan: Plan) -> None:
+        self._leases.ask(plan.wish, action.target, plan.entry.deployment)
+        # Should it lapse before its step begins, asking again is one more attempt, later and later.
+        lapsed = Retryable(LEASE_LAPSED, "the lease ran out before its step could begin")
+        self._rest(action, lapsed)
+
+    def _may_begin(self, plan: Plan) -> bool:
+        """Asked at the last moment: a lease may have run out since the look."""
+        if not d.needs_lease(plan.action, plan.wish, plan.record, plan.seen):
+            return True
+        if not self._leases.begin(plan.wish):
+            return False
+        self._rests.pop((plan.entry.model, d.AskLease, plan.wish.target), None)
+        return True
+
     def _let_rest(self, action: d.Action, error: Retryable) -> None:
+        seconds = self._rest(action, error)
+        self._retried(action.model, error.code)
+        level = logging.INFO if isinstance(error, LeaseRefused) else logging.WARNING
+        _log.log(level, "%s: %s; again in %.1f s", action.model, error.reason, seconds)
+
+    def _rest(self, action: d.Action, error: Retryable) -> float:
         before = self._rests.get(_step(action))
         failures = 1 if before is None else before.failures + 1
         timeouts = self._parts.timeouts
-        longest = min(
-            timeouts.retry_longest_seconds, timeouts.retry_first_seconds * 2 ** min(failures, 16)
-        )
-        seconds = self._uniform(longest / 2, longest)
-        _log.warning("%s: %s; again in %.1f s", action.model, error.reason, seconds)
+        if isinstance(error, LeaseRefused):
+            failures = 0  # an answer is no failure, and the centre knows when to ask again
+            seconds = error.retry_seconds * self._uniform(0.8, 1.2)
+            seconds = max(seconds, timeouts.retry_first_seconds)
+        else:
+            longest = min(
+                timeouts.retry_longest_seconds,
+                timeouts.retry_first_seconds * 2 ** min(failures, 16),
+            )
+            told = error.after_seconds * self._uniform(1.0, 1.2)
+            seconds = max(self._uniform(longest / 2, longest), told)
         until = self._parts.clock.monotonic() + seconds
         self._rests[_step(action)] = Rest(failures=failures, until=until, error=error)
+        return seconds
 
     def _resting(self, plan: Plan, now: float) -> Rest | None:
         rest = self._rests.get(_step(plan.action))
@@ -210,15 +284,25 @@ class Loop:
 
     def _should_pause(self) -> bool:
         """Asked by a download between two pieces: does anything more urgent wait?"""
-        if self._stopping or self._has_news():
+        if self._stopping or self._has_cause():
             return True
         now = self._parts.clock.monotonic()
         if now - self._glanced < _GLANCE_SECONDS:
             return False
         self._glanced = now
+        plans = self.plan()
+        asking = [
+            plan
+            for plan in plans
+            if isinstance(plan.action, d.AskLease) and self._may_act(plan, now)
+        ]
+        if asking:
+            # Asked between two pieces: a refusal costs the download nothing.
+            self._take_turn(asking)
+            plans, now = self.plan(), self._parts.clock.monotonic()
+            self._show(plans)
         return any(
-            self._may_act(plan, now) and _URGENCY[type(plan.action)] <= _PREPARING
-            for plan in self.plan()
+            self._may_act(plan, now) and _URGENCY[type(plan.action)] <= _PREPARING for plan in plans
         )
 
     # Wishes
@@ -228,6 +312,10 @@ class Loop:
         if offered is None:
             return False
         return self._held is None or offered.pair > self._held.pair
+
+    def _has_cause(self) -> bool:
+        """Whether there is more to do than the last look knew: a newer wish, an order here."""
+        return self._has_news() or (self._orders is not None and self._orders.waiting())
 
     def _adopt_news(self) -> None:
         offered = self._board.desired()
@@ -265,8 +353,17 @@ class Loop:
             for plan in plans
             if plan.spoken
         }
-        self._reports = reports
+        self._reports, before = reports, self._reports
+        if reports != before:
+            self._said(self.reports())
         self._show_reports()
+
+    def _show_progress(self, model: str, reason: str) -> None:
+        """How far a download is, in the report of a model that waits for it."""
+        report = self._reports.get(model)
+        if report is not None and report.phase == p.DOWNLOADING:
+            self._reports[model] = replace(report, reason=reason)
+            self._show_reports()
 
     def _show_reports(self) -> None:
         server = self._server
@@ -302,6 +399,7 @@ def _to_wish(epoch: int, entry: ModelWish) -> sit.Wish:
         generation=entry.generation,
         target=target,
         previous=entry.previous,
+        lease_required=entry.lease_required,
     )
 
 

@@ -25,6 +25,7 @@ MAX_FILES = 2000
 MAX_PARTS = 4
 MAX_FILE_BYTES = 1 << 40
 MAX_RECORD_BYTES = 16 << 20  # config and golden requests are read into memory
+CHUNK_BYTES = 16 << 20
 
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -33,11 +34,15 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 @dataclass(frozen=True, kw_only=True)
 class ManifestFile:
-    """One file: `path` with `/` between its parts, `size` in bytes, `sha256` in lower-case hex."""
+    """One file: `path` with `/` between its parts, `size` in bytes, `sha256` in lower-case hex.
+
+    `chunks` has the SHA-256 of each piece of `CHUNK_BYTES` (the last may be shorter), or nothing.
+    """
 
     path: str
     size: int
     sha256: str
+    chunks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +121,21 @@ def _parse_file(entry: object) -> ManifestFile:
         raise _invalid(f"{path} has {size} bytes, at most {MAX_RECORD_BYTES} are allowed")
     if not isinstance(sha256, str) or not is_sha256(sha256):
         raise _invalid(f"the sha256 of {path} is not 64 lower-case hex digits")
-    return ManifestFile(path=path, size=size, sha256=sha256)
+    chunks = _parse_chunks(entry.get("chunks"), path, size, sha256)
+    return ManifestFile(path=path, size=size, sha256=sha256, chunks=chunks)
+
+
+def _parse_chunks(chunks: object, path: str, size: int, sha256: str) -> tuple[str, ...]:
+    if chunks is None:
+        return ()
+    count = -(-size // CHUNK_BYTES)
+    if not isinstance(chunks, list) or len(chunks) != count or not all(map(is_sha256, chunks)):
+        raise _invalid(
+            f"the chunks of {path} are not the {count} sha256 of its pieces of {CHUNK_BYTES} bytes"
+        )
+    if count == 1 and chunks[0] != sha256:
+        raise _invalid(f"the one chunk of {path} has another sha256 than the file")
+    return tuple(chunks)
 
 
 def _path_fault(path: str) -> str | None:

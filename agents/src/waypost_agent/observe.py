@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from waypost_agent.errors import Retryable
 from waypost_agent.ports import Index, ModelServer
 from waypost_agent.protocol import CANDIDATE_SUFFIX
-from waypost_agent.situation import Observed, Verdict
+from waypost_agent.situation import Lease, Observed, Verdict
 from waypost_agent.store import Store
 
 
@@ -19,21 +19,32 @@ class ServerView:
     version: str | None
     index: Index
     reason: str
+    extensions: frozenset[str] = frozenset()
 
 
 def observe_server(triton: ModelServer) -> ServerView:
     """Ask the server who it is and what it has loaded."""
     try:
-        version = triton.facts().version
-        return ServerView(live=True, version=version, index=triton.index(), reason="")
+        facts = triton.facts()
+        return ServerView(
+            live=True,
+            version=facts.version,
+            index=triton.index(),
+            reason="",
+            extensions=facts.extensions,
+        )
     except Retryable as error:
         return ServerView(live=False, version=None, index={}, reason=error.reason)
 
 
 def observe_model(
-    model: str, server: ServerView, store: Store, verdict: Verdict | None
+    model: str,
+    server: ServerView,
+    store: Store,
+    verdict: Verdict | None,
+    lease: Lease | None = None,
 ) -> Observed:
-    """Everything there is to see of one model."""
+    """Everything there is to see of one model; verdict and lease are what the agent remembers."""
     return Observed(
         triton_live=server.live,
         triton_reason=server.reason,
@@ -42,8 +53,12 @@ def observe_model(
         candidate_on_disk=store.has_candidate(model),
         installed=store.installed(model),
         recorded=store.recorded(model),
+        keep_versions=store.keep_versions,
+        damaged=store.damaged(model),
+        unmended=store.unmended(model),
         leftovers=store.leftovers(model),
         verdict=verdict,
+        lease=lease,
     )
 
 

@@ -15,6 +15,7 @@ from waypost_agent.protocol import ModelReport, ModelWish
 
 _PHASES: dict[type[d.Action], str] = {
     d.Fetch: p.DOWNLOADING,
+    d.AskLease: p.STAGED,
     d.Prove: p.PROVING,
     d.UnloadCandidate: p.PROVING,
     d.Switch: p.ACTIVATING,
@@ -63,14 +64,24 @@ def report_of(plan: Plan, rest: Rest | None, before: ModelReport | None) -> Mode
         healthy=healthy,
         reason_code=code,
         reason=(reason or action.reason)[: p.MAX_REASON],
+        lease=_lease(plan),
     )
+
+
+def _lease(plan: Plan) -> int | None:
+    """The lease it holds or has begun under; what is settled needs none any more."""
+    if plan.seen.lease is None or isinstance(plan.action, d.Settled | d.Mend):
+        return None
+    return plan.seen.lease.number
 
 
 def _phase(plan: Plan, rest: Rest | None, before: ModelReport | None) -> tuple[str, str, str]:
     """Phase, reason code and reason."""
-    action = plan.action
+    action = plan.action.meanwhile if isinstance(plan.action, d.Mend) else plan.action
     if isinstance(action, d.Settled):
         return p.SUCCEEDED if action.succeeded else p.FAILED, action.reason_code, action.reason
+    if isinstance(action, d.AskLease):
+        return _waiting_for_lease(plan, action, rest, before)
     failure = d.failure_for(plan.wish, plan.record)
     if rest is not None:
         if isinstance(action, d.Switch) and action.restoring:
@@ -82,13 +93,45 @@ def _phase(plan: Plan, rest: Rest | None, before: ModelReport | None) -> tuple[s
     if isinstance(action, d.Wait):
         if action.reason_code == WORKING and same and before is not None and _moving(before):
             return before.phase, WORKING, action.reason
+        if action.reason_code == WORKING and _shows_its_switch(plan):
+            return p.ACTIVATING, WORKING, action.reason
         return p.PENDING, action.reason_code, action.reason
     if isinstance(action, d.Verify):
+        before_asking = failure is None and action.target != plan.wish.target
+        if before_asking and action.target == plan.record.committed:
+            return p.STAGED, "golden-running", action.reason
         return p.VERIFYING, "golden-running", action.reason
     phase = _PHASES.get(type(action))
     if phase is None:
         phase = before.phase if same and before is not None else p.PENDING
     return phase, WORKING, action.reason
+
+
+def _waiting_for_lease(
+    plan: Plan, action: d.AskLease, rest: Rest | None, before: ModelReport | None
+) -> tuple[str, str, str]:
+    """Why there is no lease yet. The last answer stands until the next one is there."""
+    if rest is not None:
+        return p.STAGED, rest.error.code, rest.error.reason
+    answered = (
+        before is not None
+        and before.generation == plan.entry.generation
+        and before.phase == p.STAGED
+        and before.reason_code != WORKING
+    )
+    if answered and before is not None:
+        return p.STAGED, before.reason_code, before.reason
+    return p.STAGED, WORKING, action.reason
+
+
+def _shows_its_switch(plan: Plan) -> bool:
+    """Whether Triton is in the midst of a switch that began under a lease this agent forgot: a
+    phase from before the switch would tell the centre that its slot is free."""
+    target, states = plan.wish.target, plan.seen.states
+    if not plan.wish.lease_required or target is None:
+        return False
+    moving = any(state in (sit.LOADING, sit.UNLOADING) for state in states.values())
+    return moving and states.get(target.version) in (sit.LOADING, sit.READY)
 
 
 def _is_out_of_the_way(plan: Plan) -> bool:

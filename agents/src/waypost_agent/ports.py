@@ -20,9 +20,10 @@ Config = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class ServerFacts:
-    """Who answers: the server's version, as it says itself."""
+    """Who answers: the server's version and what it can do, as it says itself."""
 
     version: str
+    extensions: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +114,13 @@ class BlobPart:
 class BlobSource(Protocol):
     """Where files come from, by digest."""
 
-    def open_blob(self, sha256: str, offset: int) -> AbstractContextManager[BlobPart]:
-        """Open from `offset`, or from 0 when the source cannot. Raises `Retryable`."""
+    def open_blob(
+        self, sha256: str, offset: int, end: int | None = None
+    ) -> AbstractContextManager[BlobPart]:
+        """Open from `offset` up to `end` (None: the last byte), or from 0 when the source cannot.
+
+        Raises `Retryable`; `RangeRefused` when only the whole may be had.
+        """
         ...
 
 

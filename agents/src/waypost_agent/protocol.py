@@ -36,6 +36,7 @@ FAILED = "failed"
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")  # Triton reads it as a signed 64-bit number
 _SITE = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+_CODE = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,512}")
 _MAX_COUNT = (1 << 63) - 1
 
@@ -75,6 +76,7 @@ class ModelWish:
     version: str | None
     previous: str | None
     manifest: Manifest | None
+    lease_required: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +108,49 @@ class ReportAnswer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Moment:
+    """A point of time by this machine's own clock (CLOCK_BOOTTIME), which no delay changes."""
+
+    boot_id: str
+    uptime_seconds: float
+
+    def document(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaseQuestion:
+    """May this site begin with this version now? The fields name the very wish behind it."""
+
+    model: str
+    generation: int
+    epoch: int
+    deployment: int | None
+    manifest_digest: str
+    asked: Moment
+
+    def document(self) -> dict[str, Any]:
+        return {**vars(self), "asked": self.asked.document()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaseGrant:
+    """Yes; the seconds count from before the question was sent."""
+
+    lease: int
+    begin_within_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaseRefusal:
+    """Not yet; `reason` is the centre's sentence for an operator."""
+
+    reason_code: str
+    reason: str
+    retry_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelReport:
     """The state of one model; None means unknown, never false."""
 
@@ -118,6 +163,7 @@ class ModelReport:
     healthy: bool | None
     reason_code: str
     reason: str
+    lease: int | None = None
 
     def document(self) -> dict[str, Any]:
         return {**vars(self), "reason": self.reason[:MAX_REASON]}
@@ -166,14 +212,29 @@ def parse_report_answer(value: object) -> ReportAnswer:
     superseded = answer.get("superseded")
     if not isinstance(superseded, list) or not all(isinstance(name, str) for name in superseded):
         raise AnswerError("superseded must be a list of model names")
-    if not isinstance(answer.get("duplicate"), bool):
-        raise AnswerError("duplicate must be true or false")
     return ReportAnswer(
         epoch=_count(answer, "epoch"),
         generation=_count(answer, "generation"),
         poll_seconds=_seconds(answer, "poll_seconds"),
-        duplicate=answer["duplicate"],
+        duplicate=_flag(answer, "duplicate"),
         superseded=tuple(superseded),
+    )
+
+
+def parse_lease_answer(value: object) -> LeaseGrant | LeaseRefusal:
+    answer = _object(value, "the answer about a lease")
+    if _flag(answer, "granted"):
+        return LeaseGrant(
+            lease=_count(answer, "lease"),
+            begin_within_seconds=_seconds(answer, "begin_within_seconds"),
+        )
+    reason = answer.get("reason")
+    if not isinstance(reason, str) or not reason:
+        raise AnswerError("reason must be a sentence that says why there is no lease yet")
+    return LeaseRefusal(
+        reason_code=_text(answer, "reason_code", _CODE),
+        reason=reason[:MAX_REASON],
+        retry_seconds=_seconds(answer, "retry_seconds"),
     )
 
 
@@ -227,6 +288,7 @@ def _parse_wish(value: object, epoch: int) -> ModelWish:
         version=version,
         previous=previous,
         manifest=manifest,
+        lease_required="lease_required" in entry and _flag(entry, "lease_required"),
     )
 
 
@@ -290,6 +352,13 @@ def _count(answer: Mapping[str, Any], key: str) -> int:
     value = answer.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_COUNT:
         raise AnswerError(f"{key} is {value!r:.80}, which is not a whole number from 0")
+    return value
+
+
+def _flag(answer: Mapping[str, Any], key: str) -> bool:
+    value = answer.get(key)
+    if not isinstance(value, bool):
+        raise AnswerError(f"{key} is {value!r:.80}; it must be true or false")
     return value
 
 

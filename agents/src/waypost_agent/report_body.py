@@ -19,10 +19,12 @@ def report_body(
     *,
     seq: int,
     sent_at: str,
+    made: p.Moment,
     http_url: str,
     inventory: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """The whole document; `inventory` is left out when it is None."""
+    """The whole document; `inventory` is left out when it is None. `made` is a moment at or before
+    which the snapshot was taken."""
     epoch, generation = snapshot.observed or (0, 0)
     document: dict[str, Any] = {
         "seq": seq,
@@ -30,6 +32,7 @@ def report_body(
         "observed_generation": generation,
         "agent_version": __version__,
         "sent_at": sent_at,
+        "made": made.document(),
         "triton": {
             "live": snapshot.triton.live,
             "version": snapshot.triton.version,
@@ -59,7 +62,8 @@ def _refused(report: ModelReport, refused: ModelReport) -> ModelReport:
     """The state of the model whose new wish was refused: what serves stays, the wish failed."""
     if report.model != refused.model:
         return report
-    return ModelReport(**{**vars(refused), "serving": report.serving, "healthy": report.healthy})
+    kept = {"serving": report.serving, "healthy": report.healthy, "lease": report.lease}
+    return ModelReport(**{**vars(refused), **kept})
 
 
 def _told(report: ModelReport, refusal: Refusal) -> ModelReport:

@@ -6,7 +6,7 @@ Pure values; decides nothing. Knows no clock, disk or server.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 READY = "READY"
 LOADING = "LOADING"
@@ -30,10 +30,25 @@ class Wish:
     generation: int
     target: Target | None
     previous: str | None = None
+    lease_required: bool = False
 
     @property
     def pair(self) -> tuple[int, int]:
         return (self.epoch, self.generation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """The centre's leave to begin with one version for one wish of a model."""
+
+    number: int
+    epoch: int
+    generation: int
+    target: Target
+
+    def covers(self, wish: Wish) -> bool:
+        """Whether it was given for this very wish; any newer one voids it."""
+        return (self.epoch, self.generation, self.target) == (*wish.pair, wish.target)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +101,9 @@ class Verdict:
 class Observed:
     """What server and disk say. `states` are the real model's versions, `installed` the versions
     whose files and recorded manifest are on disk (number to digest), `recorded` every version this
-    agent put there, complete or not, `leftovers` unfinished downloads."""
+    agent put there, complete or not, `keep_versions` how many of them may stay, `damaged` what a
+    scrub found wrong with them, `unmended` those without a sound copy beside, `leftovers`
+    unfinished downloads, `lease` the one under which a step may begin now or has begun."""
 
     triton_live: bool
     triton_reason: str = ""
@@ -95,8 +112,12 @@ class Observed:
     candidate_on_disk: bool
     installed: Mapping[str, str]
     recorded: frozenset[str]
+    keep_versions: int = 2
+    damaged: Mapping[str, str] = field(default_factory=dict)
+    unmended: frozenset[str] = frozenset()
     leftovers: frozenset[str] = frozenset()
     verdict: Verdict | None = None
+    lease: Lease | None = None
 
     @property
     def ready(self) -> frozenset[str]:

@@ -47,6 +47,13 @@ def sizes(folder: Path) -> dict[str, int] | None:
     return sizes
 
 
+def bytes_in(path: Path) -> int:
+    """What a file or the plain files of a tree take, by their lengths."""
+    if path.is_symlink() or not path.is_dir():
+        return path.lstat().st_size
+    return sum(bytes_in(entry) for entry in path.iterdir())
+
+
 def _walk(folder: Path) -> Iterator[Path]:
     for entry in folder.iterdir():
         if entry.name == CACHE_FOLDER:

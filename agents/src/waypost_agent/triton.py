@@ -75,7 +75,8 @@ class Triton:
             self._client = None
 
     def facts(self) -> ServerFacts:
-        return ServerFacts(version=self._ask(lambda c, kw: c.get_server_metadata(**kw)).version)
+        metadata = self._ask(lambda c, kw: c.get_server_metadata(**kw))
+        return ServerFacts(version=metadata.version, extensions=frozenset(metadata.extensions))
 
     def index(self) -> Index:
         answer = self._ask(lambda c, kw: c.get_model_repository_index(**kw))

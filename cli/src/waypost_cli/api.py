@@ -1,8 +1,9 @@
 """The REST calls the CLI makes, one method each. Decides paths, bodies and which calls may be
 repeated; it must not know what is printed."""
 
+import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 from urllib.parse import parse_qsl, quote, urlsplit
@@ -75,45 +76,23 @@ class Api:
     def make_enrolment_token(self, site: str) -> Document:
         return _document(self._post(f"/sites/{_q(site)}/enrolment-tokens", {}, attempts=1))
 
-    def start_rollout(
-        self,
-        *,
-        model: str,
-        version: str,
-        stages: Sequence[Document] | None,
-        note: str | None,
-        expect_plan: str | None,
-    ) -> Document:
-        body: dict[str, object] = {"model": model, "version": version}
-        for key, value in (("stages", stages), ("note", note), ("expect_plan", expect_plan)):
-            if value is not None:
-                body[key] = value
-        return _document(self._post("/rollouts", body, attempts=1))
+    def start_rollout(self, asked: Document) -> Document:
+        return _document(self._post("/rollouts", asked, attempts=1))
 
-    def plan_rollout(
-        self, *, model: str, version: str, stages: Sequence[Document] | None
-    ) -> Document:
+    def plan_rollout(self, asked: Document) -> Document:
         """What `start_rollout` would do. Changes nothing, so it may be asked again."""
-        body: dict[str, object] = {"model": model, "version": version}
-        if stages is not None:
-            body["stages"] = stages
         answer = self._transport.request(
             "POST",
             "/rollouts",
             query={"dry_run": "true"},
-            json=body,
+            json=asked,
             attempts=ATTEMPTS,
             read_timeout_seconds=READ_TIMEOUT_SECONDS,
         )
         return _document(answer)
 
     def list_rollouts(self, filters: Mapping[str, str], *, limit: int) -> list[Document]:
-        found: list[Document] = []
-        for rollout in self._pages("/rollouts", filters):
-            if len(found) == limit:
-                break
-            found.append(rollout)
-        return found
+        return list(itertools.islice(self._pages("/rollouts", filters), limit))
 
     def get_rollout(self, rollout_id: str) -> Watched:
         return _watched(self._transport.request("GET", f"/rollouts/{_number(rollout_id)}"))
@@ -130,9 +109,68 @@ class Api:
         )
         return _watched(answer)
 
-    def tell_rollout(self, rollout_id: str, *, verb: str, reason: str | None) -> Document:
-        body = {"reason": reason} if reason else {}
+    def tell_rollout(self, rollout_id: str, *, verb: str, body: Document) -> Document:
         return _document(self._post(f"/rollouts/{_number(rollout_id)}/{verb}", body, attempts=1))
+
+    def list_events(self, rollout_id: str, *, limit: int) -> list[Document]:
+        """Newest first."""
+        path = f"/rollouts/{_number(rollout_id)}/events"
+        return list(itertools.islice(self._pages(path, {}), limit))
+
+    def set_verdict(self, rollout_id: str, *, stage: str, gate: str, verdict: Document) -> Document:
+        path = f"/rollouts/{_number(rollout_id)}/stages/{_q(stage)}/gates/{_q(gate)}"
+        # The same verdict again is the same verdict.
+        return _document(self._transport.request("PUT", path, json=verdict))
+
+    def list_freezes(self, filters: Mapping[str, str]) -> list[Document]:
+        return list(self._pages("/freezes", filters))
+
+    def freeze(self, asked: Document) -> Document:
+        return _document(self._post("/freezes", asked, attempts=1))
+
+    def lift_freeze(self, freeze_id: str, *, reason: str | None) -> Document:
+        path = f"/freezes/{_number(freeze_id, 'freeze', 'freeze list')}/lift"
+        return _document(self._post(path, _reason(reason), attempts=1))
+
+    def get_budget(self) -> Document:
+        return _document(self._transport.request("GET", "/budget"))
+
+    def set_budget(self, budget: Document) -> Document:
+        return _document(self._transport.request("PUT", "/budget", json=budget))
+
+    def list_strategies(self) -> list[Document]:
+        answer = self._transport.request("GET", "/strategies")
+        if not isinstance(answer.body, list):
+            raise _unexpected("no list of strategies")
+        return [_checked(entry) for entry in answer.body]
+
+    def get_strategy(self, name: str, version: str | None) -> Document:
+        query = {"version": version} if version else {}
+        answer = self._transport.request("GET", f"/strategies/{_q(name)}", query=query)
+        return _document(answer)
+
+    def create_strategy(self, strategy: Document) -> Document:
+        return _document(self._post("/strategies", strategy, attempts=1))
+
+    def retire_strategy(self, name: str, *, reason: str | None) -> Document:
+        path = f"/strategies/{_q(name)}/retire"
+        return _document(self._post(path, _reason(reason), attempts=1))
+
+    def tell_version(self, model: str, version: str, *, verb: str, body: Document) -> Document:
+        """`quarantine` or `release`."""
+        path = f"/models/{_q(model)}/versions/{_q(version)}/{verb}"
+        return _document(self._post(path, body, attempts=1))
+
+    def set_drift_policy(self, model: str, body: Document) -> Document:
+        return _document(self._transport.request("PATCH", f"/models/{_q(model)}", json=body))
+
+    def list_drift(self, filters: Mapping[str, str]) -> list[Document]:
+        return list(self._pages("/drift", filters))
+
+    def tell_site_model(self, site: str, model: str, *, verb: str, reason: str | None) -> Document:
+        """`pin` or `unpin`."""
+        path = f"/sites/{_q(site)}/models/{_q(model)}/{verb}"
+        return _document(self._post(path, _reason(reason), attempts=1))
 
     def _post(self, path: str, body: Document, *, attempts: int) -> Answer:
         return self._transport.request(
@@ -163,13 +201,17 @@ def _q(part: str) -> str:
     return quote(part, safe="")
 
 
-def _number(rollout_id: str) -> str:
-    if not re.fullmatch(r"[1-9][0-9]{0,17}", rollout_id):
+def _number(text: str, what: str = "rollout", where: str = "rollout list") -> str:
+    if not re.fullmatch(r"[1-9][0-9]{0,17}", text):
         raise CliError(
-            f"{rollout_id!r} is not the number of a rollout",
-            cure="see the numbers with `waypost rollout list`",
+            f"{text!r} is not the number of a {what}",
+            cure=f"see the numbers with `waypost {where}`",
         )
-    return rollout_id
+    return text
+
+
+def _reason(reason: str | None) -> dict[str, object]:
+    return {"reason": reason} if reason else {}
 
 
 def _document(answer: Answer) -> Document:

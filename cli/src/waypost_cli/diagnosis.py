@@ -21,6 +21,11 @@ _CURE_BY_CODE = {
     "version-exists": "push with another --version, or without it for the next free number",
     "version-not-registered": "push the version to its end first (waypost push)",
     "rollout-selects-no-site": "see which sites there are with `waypost sites`",
+    "strategy-unknown": "see which there are with `waypost strategy list`",
+    "strategy-retired": "see which there are with `waypost strategy list`",
+    "plan-changed": "look at the plan again: `waypost rollout plan`, or `waypost rollout status`",
+    "frozen": "lift the freeze (`waypost freeze list`), or use a token with the scope freeze",
+    "version-quarantined": "release it (`waypost release`), or take another version",
 }
 _CURE_BY_STATUS = {
     401: "the token is wrong, expired or revoked: make a new one in the console and set"
@@ -121,9 +126,15 @@ def _cure(status: int, code: str, document: Mapping[str, object]) -> str:
     verbs = document.get("allowed_verbs")
     if code == "verb-not-allowed" and isinstance(verbs, list):
         return f"allowed now: {', '.join(map(str, verbs)) or 'nothing, the rollout has ended'}"
+    choices = document.get("choices")
+    if code == "choice-required" and isinstance(choices, list):
+        return f"add --choice with one of {', '.join(map(str, choices))}, and --reason"
     if code == "rollout-active" and document.get("rollout") is not None:
         number = document["rollout"]
-        return f"see `waypost rollout status {number}`; wait for its end, or abort it first"
+        return (
+            f"see `waypost rollout status {number}`; wait for its end, abort it first, or add"
+            " --on-conflict queue or supersede"
+        )
     return _CURE_BY_CODE.get(code) or _CURE_BY_STATUS.get(status, "")
 
 

@@ -8,7 +8,9 @@ from waypost_cli.rollout import Deployment, Rollout, Stage
 
 # What XML 1.0 cannot hold even escaped (W3C XML 1.0, section 2.2).
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_FAILED = ("failed", "rolled_back", "rollback_failed")
+_FAILED = ("failed", "timed_out", "rejected", "rolled_back", "rollback_failed")
+# Left the rollout for another reason than the version: neither a success nor a failure.
+_LEFT = ("cancelled", "deferred", "removed")
 
 
 def junit_xml(rollout: Rollout, *, timed_out: bool = False) -> str:
@@ -55,8 +57,8 @@ def _add_case(
     open_ones = [d for d in deployments if d.state != "succeeded"]
     if deployments and not open_ones:
         return
-    cancelled = any(d.state == "cancelled" for d in open_ones)
-    kind = "error" if timed_out and not cancelled else "skipped"
+    left = any(d.state in _LEFT for d in open_ones)
+    kind = "error" if timed_out and not left else "skipped"
     if open_ones:
         _add_verdict(case, kind, open_ones[0])
     else:

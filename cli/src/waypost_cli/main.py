@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 from waypost_cli.errors import CliError, ExitCode, Finished
+from waypost_cli.freeze_commands import budget_command, freeze_app
 from waypost_cli.output import show_error
 from waypost_cli.push_command import push_command
 from waypost_cli.rollout_commands import rollout_app
+from waypost_cli.rollout_verbs import gate_command
 from waypost_cli.session import (
     CaFileOption,
     GlobalOptions,
@@ -19,19 +21,36 @@ from waypost_cli.session import (
     remember,
 )
 from waypost_cli.site_commands import sites_app
+from waypost_cli.strategy_commands import strategy_app
 from waypost_cli.transport import own_version
+from waypost_cli.version_commands import (
+    drift_app,
+    pin_command,
+    quarantine_command,
+    release_command,
+    unpin_command,
+)
 
 _INTERRUPTED = 130  # 128 + SIGINT, as a shell has it
 
 app = typer.Typer(
     no_args_is_help=True,
     help="Push model versions and run rollouts, from a CI job or a terminal.",
-    epilog="Exit codes: 0 ok, 1 error, 2 rollout failed or rolled back, 3 timed out,"
-    " 4 waits for a person.",
+    epilog="Exit codes: 0 ok, 1 error, 2 rollout failed, rolled back or superseded, 3 timed out,"
+    " 4 waits for a person (a pause by anybody, or an approval).",
     pretty_exceptions_enable=False,  # a traceback with local variables would show the token
 )
 app.command("push")(push_command)
 app.add_typer(rollout_app, name="rollout")
+app.command("gate")(gate_command)
+app.add_typer(strategy_app, name="strategy")
+app.add_typer(freeze_app, name="freeze")
+app.command("budget")(budget_command)
+app.command("quarantine")(quarantine_command)
+app.command("release")(release_command)
+app.command("pin")(pin_command)
+app.command("unpin")(unpin_command)
+app.add_typer(drift_app, name="drift")
 app.add_typer(sites_app, name="sites")
 
 

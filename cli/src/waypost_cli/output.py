@@ -4,7 +4,7 @@ safe and laid out; it must not know what the results mean."""
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 
 from rich.console import Console
@@ -90,3 +90,24 @@ def error_lines(error: CliError) -> Iterable[str]:
         yield f"  {clean(detail)}"
     if error.cure:
         yield f"  cure: {clean(error.cure)}"
+
+
+def show_rows(
+    output: Output, documents: Sequence[Mapping[str, object]], columns: Mapping[str, str]
+) -> None:
+    """Documents as a table, a key each column under its heading; or as the JSON they came as."""
+    if output.format is OutputFormat.JSON:
+        output.document(list(documents))
+        return
+    table = make_table(*columns.values())
+    for document in documents:
+        add_row(table, [document.get(key) for key in columns])
+    output.table(table)
+
+
+def show_one(output: Output, document: Mapping[str, object], columns: Mapping[str, str]) -> None:
+    """One document, in the form that was asked for."""
+    if output.format is OutputFormat.JSON:
+        output.document(document)
+    else:
+        show_rows(output, [document], columns)

@@ -9,22 +9,27 @@ from datetime import datetime
 from waypost_cli.api import Document
 from waypost_cli.errors import CliError, ExitCode
 
-_FINAL = ("cancelled", "rolled_back", "rollback_incomplete", "succeeded")
-_FAILING = ("cancelling", "cancelled", "rolling_back", "rolled_back", "rollback_incomplete")
+_GOOD = ("succeeded", "succeeded_with_exceptions")
+_TURNED_BACK = ("cancelling", "rolling_back")
+_FINAL = (*_GOOD, "cancelled", "rolled_back", "rollback_incomplete", "superseded")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Deployment:
-    """One site's part of a stage. `seconds` is how long it took, None while it runs."""
+    """One site's part of a stage. `why` is the sentence to show, `since` when that began, None once
+    it is over. `seconds` is how long it took, None while it runs."""
 
     site: str
     state: str
     phase: str
     kind: str
+    attempt: int
     from_version: str
     to_version: str
     reason_code: str
     reason: str
+    why: str
+    since: datetime | None
     seconds: float | None
 
 
@@ -35,6 +40,7 @@ class Stage:
     name: str
     state: str
     reason: str
+    why: str
     soak_seconds: float
     soaked_seconds: float
     site_names: tuple[str, ...]
@@ -44,7 +50,10 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """`document` is the API's own, for `--output json`. `excluded` holds (site, reason)."""
+    """`document` is the API's own, for `--output json`. `excluded` holds (site, reason).
+
+    `waits_for` is who or what ends the wait; `choices` what a resume has to choose from, if it has.
+    """
 
     id: str
     model: str
@@ -52,6 +61,11 @@ class Rollout:
     state: str
     reason_code: str
     reason: str
+    since: datetime | None
+    waits_for: str
+    choices: tuple[str, ...]
+    plan_digest: str
+    superseded_by: str
     final: bool
     stages: tuple[Stage, ...]
     excluded: tuple[tuple[str, str], ...]
@@ -61,14 +75,20 @@ class Rollout:
     @property
     def exit_code(self) -> ExitCode:
         """What the state means to a job: 2 from the moment the rollout turns back."""
-        if self.state in _FAILING or (self.final and self.state != "succeeded"):
+        if self.state in _TURNED_BACK or (self.final and self.state not in _GOOD):
             return ExitCode.ROLLOUT_FAILED
-        return ExitCode.WAITS_FOR_PERSON if self.state == "paused" else ExitCode.OK
+        return ExitCode.WAITS_FOR_PERSON if self.needs_person else ExitCode.OK
+
+    @property
+    def needs_person(self) -> bool:
+        """It is paused, by whomever, or waits for an approval. Every pause counts: nothing but a
+        person ends it."""
+        return not self.final and (self.state == "paused" or self.waits_for == "person")
 
     @property
     def settled(self) -> bool:
-        """Nothing more happens by itself: the end, or a pause that asks for a choice."""
-        return self.final or self.state == "paused"
+        """Nothing more happens by itself: the end, or a wait that only a person ends."""
+        return self.final or self.needs_person
 
 
 def read_rollout(document: Document) -> Rollout:
@@ -80,7 +100,6 @@ def read_rollout(document: Document) -> Rollout:
             cure="check that this waypost and the control plane are of the same time",
         )
     final = document.get("final")
-    verbs = document.get("allowed_verbs")
     return Rollout(
         id=_text(document, "id"),
         model=_text(document, "model"),
@@ -88,13 +107,18 @@ def read_rollout(document: Document) -> Rollout:
         state=state,
         reason_code=_text(document, "reason_code"),
         reason=_text(document, "reason"),
+        since=_time(document, "waiting_since"),
+        waits_for=_text(document, "waits_for"),
+        choices=_texts(document, "choices"),
+        plan_digest=_text(document, "plan_digest"),
+        superseded_by=_text(document, "superseded_by"),
         final=final if isinstance(final, bool) else state in _FINAL,
         stages=tuple(_read_stage(stage) for stage in _mappings(document, "stages")),
         excluded=tuple(
             (_text(entry, "site"), _text(entry, "reason"))
             for entry in _mappings(document, "excluded")
         ),
-        allowed_verbs=tuple(map(str, verbs)) if isinstance(verbs, list) else (),
+        allowed_verbs=_texts(document, "allowed_verbs"),
         document=document,
     )
 
@@ -108,6 +132,7 @@ def _read_stage(document: Document) -> Stage:
         name=_text(document, "name"),
         state=_text(document, "state"),
         reason=_text(document, "reason"),
+        why=_text(document, "why") or _text(document, "reason"),
         soak_seconds=_number(document, "soak_seconds"),
         soaked_seconds=_number(document, "soaked_seconds"),
         site_names=tuple(names),
@@ -123,10 +148,13 @@ def _read_deployment(document: Document) -> Deployment:
         state=_text(document, "state"),
         phase=_text(document, "phase"),
         kind=_text(document, "kind"),
+        attempt=max(1, int(_number(document, "attempt"))),
         from_version=_text(document, "from_version"),
         to_version=_text(document, "to_version"),
         reason_code=_text(document, "reason_code"),
         reason=_text(document, "reason"),
+        why=_text(document, "why") or _text(document, "reason"),
+        since=_time(document, "waiting_since"),
         seconds=(finished - started).total_seconds() if started and finished else None,
     )
 
@@ -134,6 +162,11 @@ def _read_deployment(document: Document) -> Deployment:
 def _mappings(document: Document, key: str) -> list[Document]:
     value = document.get(key)
     return [v for v in value if isinstance(v, Mapping)] if isinstance(value, list) else []
+
+
+def _texts(document: Document, key: str) -> tuple[str, ...]:
+    value = document.get(key)
+    return tuple(map(str, value)) if isinstance(value, list) else ()
 
 
 def _text(document: Document, key: str) -> str:

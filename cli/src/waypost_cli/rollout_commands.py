@@ -1,52 +1,40 @@
-"""`waypost rollout …`: options of each command and which exit code it ends with."""
+"""`waypost rollout …`: plan, start, watch and list; which exit code each ends with."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from waypost_cli.durations import format_seconds, parse_seconds
 from waypost_cli.errors import CliError, ExitCode, Finished
-from waypost_cli.output import OutputFormat
+from waypost_cli.output import OutputFormat, show_rows
 from waypost_cli.plan_view import show_plan
-from waypost_cli.rollout import read_rollout
+from waypost_cli.rollout import Rollout, read_rollout
+from waypost_cli.rollout_options import (
+    BarrierOption,
+    ExcludeLabelOption,
+    ExcludeSiteOption,
+    ModelArgument,
+    OnConflict,
+    OnConflictOption,
+    StageOption,
+    StagesOption,
+    StartAtOption,
+    StrategyOption,
+    VersionArgument,
+    asked_rollout,
+)
+from waypost_cli.rollout_verbs import IdArgument, add_verbs
 from waypost_cli.rollout_view import WaitView, show_rollout, show_rollouts
 from waypost_cli.session import Session, connected
-from waypost_cli.stages import plan_from_options
 from waypost_cli.watch import SystemClock, watch
 
-rollout_app = typer.Typer(no_args_is_help=True, help="Start, watch and steer rollouts.")
+rollout_app = typer.Typer(no_args_is_help=True, help="Plan, start, watch and steer rollouts.")
 
-IdArgument = Annotated[str, typer.Argument(help="Number of the rollout.", metavar="ID")]
 TimeoutOption = Annotated[
     str,
     typer.Option(
         "--timeout", metavar="DURATION", help="Longest wait: 90s, 30m, 1h30m. The rollout goes on."
     ),
-]
-ReasonOption = Annotated[
-    str | None, typer.Option("--reason", metavar="TEXT", help="Why, for those who read it later.")
-]
-NeededReasonOption = Annotated[
-    str, typer.Option("--reason", metavar="TEXT", help="Why, for those who read it later.")
-]
-
-
-ModelArgument = Annotated[str, typer.Argument(help="Name of the model.", metavar="MODEL")]
-VersionArgument = Annotated[str, typer.Argument(help="Number of the version.", metavar="VERSION")]
-StageOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--stage",
-        metavar="STAGE",
-        help='One stage, in order, repeatable: "canary tier=edge percent=10 soak=30s". A name,'
-        " then any of tier=TIER, label.KEY=VALUE, sites=A,B, percent=N, soak=DURATION (60s);"
-        " conditions narrow each other, none means all sites that are left."
-        " Without any --stage: 10 %, 50 %, the rest.",
-    ),
-]
-StagesOption = Annotated[
-    Path | None, typer.Option("--stages", metavar="FILE", help="The stages as a JSON list.")
 ]
 
 
@@ -56,12 +44,29 @@ def plan_command(
     session: Session,
     model: ModelArgument,
     version: VersionArgument,
+    strategy: StrategyOption = None,
     stage: StageOption = None,
     stages: StagesOption = None,
+    exclude_site: ExcludeSiteOption = None,
+    exclude_label: ExcludeLabelOption = None,
+    barrier: BarrierOption = None,
+    start_at: StartAtOption = None,
+    on_conflict: OnConflictOption = OnConflict.REFUSE,
 ) -> None:
     """Show what a rollout would do: every site's stage, who is left out and why. Starts nothing."""
-    asked = plan_from_options(stage or [], stages)
-    show_plan(session.output, session.api.plan_rollout(model=model, version=version, stages=asked))
+    asked = asked_rollout(
+        model=model,
+        version=version,
+        strategy=strategy,
+        stage=stage,
+        stages=stages,
+        exclude_site=exclude_site,
+        exclude_label=exclude_label,
+        barrier=barrier,
+        start_at=start_at,
+        on_conflict=on_conflict,
+    )
+    show_plan(session.output, session.api.plan_rollout(asked))
 
 
 @rollout_app.command("start")
@@ -70,8 +75,14 @@ def start_command(
     session: Session,
     model: ModelArgument,
     version: VersionArgument,
+    strategy: StrategyOption = None,
     stage: StageOption = None,
     stages: StagesOption = None,
+    exclude_site: ExcludeSiteOption = None,
+    exclude_label: ExcludeLabelOption = None,
+    barrier: BarrierOption = None,
+    start_at: StartAtOption = None,
+    on_conflict: OnConflictOption = OnConflict.REFUSE,
     note: Annotated[
         str | None, typer.Option("--note", metavar="TEXT", help="What this rollout is for.")
     ] = None,
@@ -88,16 +99,30 @@ def start_command(
     ] = False,
     timeout: TimeoutOption = "30m",
 ) -> None:
-    """Roll a version out over sites, in stages."""
+    """Roll a version out over sites, in stages. With --wait it ends with exit code 4 as soon as
+    only a person can let it go on: a pause, or an approval."""
     timeout_seconds = parse_seconds(timeout)
     if session.output.format is OutputFormat.JUNIT and not wait:
         raise CliError("--output junit needs an outcome", cure="add --wait")
-    plan = plan_from_options(stage or [], stages)
-    document = session.api.start_rollout(
-        model=model, version=version, stages=plan, note=note or None, expect_plan=expect_plan
+    asked = asked_rollout(
+        model=model,
+        version=version,
+        strategy=strategy,
+        stage=stage,
+        stages=stages,
+        exclude_site=exclude_site,
+        exclude_label=exclude_label,
+        barrier=barrier,
+        start_at=start_at,
+        on_conflict=on_conflict,
     )
-    rollout = read_rollout(document)
-    session.output.say(f"rollout {rollout.id} of {model} version {version} has started")
+    for key, value in (("note", note or None), ("expect_plan", expect_plan)):
+        if value is not None:
+            asked[key] = value
+    rollout = read_rollout(session.api.start_rollout(asked))
+    session.output.say(
+        f"rollout {rollout.id} of {model} version {version} {_begun(rollout, start_at)}"
+    )
     if wait:
         _wait(session, rollout.id, timeout_seconds)
     else:
@@ -107,8 +132,8 @@ def start_command(
 @rollout_app.command("status")
 @connected(junit=True)
 def status_command(session: Session, rollout_id: IdArgument) -> None:
-    """Show a rollout. Exit code 2 when it turned back or ended unserved, 4 when it waits for a
-    person, else 0."""
+    """Show a rollout, and why it stands where it stands. Exit code 2 when it turned back or ended
+    unserved, 4 when it waits for a person (a pause, an approval), else 0."""
     watched = session.api.get_rollout(rollout_id)
     rollout = read_rollout(watched.rollout or {})
     show_rollout(session.output, rollout)
@@ -118,7 +143,7 @@ def status_command(session: Session, rollout_id: IdArgument) -> None:
 @rollout_app.command("wait")
 @connected(junit=True)
 def wait_command(session: Session, rollout_id: IdArgument, timeout: TimeoutOption = "30m") -> None:
-    """Wait until a rollout ends or asks for a choice. Exit code 0, 2, 3 (timed out) or 4."""
+    """Wait until a rollout ends or waits for a person. Exit code 0, 2, 3 (timed out) or 4."""
     _wait(session, rollout_id, parse_seconds(timeout))
 
 
@@ -136,38 +161,26 @@ def list_command(
     show_rollouts(session.output, session.api.list_rollouts(given, limit=limit))
 
 
-@rollout_app.command("pause")
+@rollout_app.command("events")
 @connected()
-def pause_command(session: Session, rollout_id: IdArgument, reason: ReasonOption = None) -> None:
-    """Hold a rollout: what runs is finished, nothing new begins."""
-    _tell(session, rollout_id, "pause", reason)
+def events_command(
+    session: Session,
+    rollout_id: IdArgument,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 50,
+) -> None:
+    """Show what happened to a rollout, newest first: who did what, when and why."""
+    events = session.api.list_events(rollout_id, limit=limit)
+    columns = {"at": "at", "actor": "who", "action": "what", "reason": "reason"}
+    show_rows(session.output, events, columns)
 
 
-@rollout_app.command("resume")
-@connected()
-def resume_command(session: Session, rollout_id: IdArgument, reason: ReasonOption = None) -> None:
-    """Let a paused rollout go on."""
-    _tell(session, rollout_id, "resume", reason)
+add_verbs(rollout_app)
 
 
-@rollout_app.command("abort")
-@connected()
-def abort_command(session: Session, rollout_id: IdArgument, reason: NeededReasonOption) -> None:
-    """Stop a rollout where it is."""
-    _tell(session, rollout_id, "abort", reason)
-
-
-@rollout_app.command("rollback")
-@connected()
-def rollback_command(session: Session, rollout_id: IdArgument, reason: NeededReasonOption) -> None:
-    """Return the rollout's sites to the version they served before."""
-    _tell(session, rollout_id, "rollback", reason)
-
-
-def _tell(session: Session, rollout_id: str, verb: str, reason: str | None) -> None:
-    """The exit code says whether the order was taken, not how the rollout ends."""
-    document = session.api.tell_rollout(rollout_id, verb=verb, reason=reason)
-    show_rollout(session.output, read_rollout(document))
+def _begun(rollout: Rollout, start_at: str | None) -> str:
+    if rollout.state == "queued":
+        return "waits in the queue"
+    return f"starts at {start_at}" if start_at else "has started"
 
 
 def _wait(session: Session, rollout_id: str, timeout_seconds: int) -> None:

@@ -15,6 +15,13 @@ from waypost_cli.junit import junit_xml
 from waypost_cli.output import Output, OutputFormat, add_row, make_table
 from waypost_cli.rollout import Rollout, Stage, read_rollout
 
+_WHOM = {
+    "person": "a person",
+    "sites": "its sites",
+    "time": "a time to come",
+    "engine": "the engine",
+}
+
 
 class WaitView:
     """Writes a line for each change on stderr; on a terminal the stages stand below, live."""
@@ -53,9 +60,26 @@ def show_rollout(output: Output, rollout: Rollout, *, timed_out: bool = False) -
     else:
         for table in _tables(rollout):
             output.table(table)
-        if rollout.state == "paused":
-            verbs = ", ".join(rollout.allowed_verbs) or "resume, abort, rollback"
-            output.say(f"rollout {rollout.id} waits for a person; allowed now: {verbs}")
+        if not rollout.final:
+            output.say(standing(rollout))
+    if rollout.superseded_by:
+        output.say(f"rollout {rollout.superseded_by} takes the place of rollout {rollout.id}")
+    if rollout.state == "succeeded_with_exceptions":
+        output.warn(f"rollout {rollout.id} has succeeded with exceptions: {rollout.reason}")
+
+
+def standing(rollout: Rollout) -> str:
+    """One sentence: for whom it waits, since when, why not yet, and what would release it."""
+    whom = _WHOM.get("person" if rollout.needs_person else rollout.waits_for, "the next turn")
+    since = f" since {rollout.since:%Y-%m-%d %H:%M} UTC" if rollout.since else ""
+    said = f"rollout {rollout.id} waits for {whom}{since}: {rollout.reason or rollout.state}"
+    if not rollout.needs_person:
+        return said
+    if rollout.reason_code == "approval-pending":
+        return f"{said}; waypost rollout approve {rollout.id} --plan {rollout.plan_digest}"
+    verbs = ", ".join(rollout.allowed_verbs) or "resume, abort, rollback"
+    choices = f"; resume wants --choice {', '.join(rollout.choices)}" if rollout.choices else ""
+    return f"{said}; allowed now: {verbs}{choices}"
 
 
 def show_rollouts(output: Output, documents: Sequence[Document]) -> None:
@@ -80,18 +104,20 @@ def _tables(rollout: Rollout) -> list[Table]:
     head = f"rollout {rollout.id}: {rollout.model} version {rollout.version}"
     stages = make_table("stage", "state", "sites", "soak", "reason", title=head)
     for stage in rollout.stages:
-        add_row(stages, (stage.name, stage.state, _progress(stage), _soak(stage), stage.reason))
+        add_row(stages, (stage.name, stage.state, _progress(stage), _soak(stage), stage.why))
     add_row(stages, ("= rollout", rollout.state, "", "", rollout.reason))
-    sites = make_table("site", "stage", "state", "from", "to", "took", "reason")
+    sites = make_table("site", "stage", "state", "from", "to", "since", "took", "reason")
     for stage in rollout.stages:
         for d in stage.deployments:
             step = "rollback" if d.kind == "rollback" else d.phase
             state = f"{d.state} ({step})" if step and step != d.state else d.state
+            state += f", try {d.attempt}" if d.attempt > 1 else ""
+            since = f"{d.since:%m-%d %H:%M}" if d.since else ""
             took = "" if d.seconds is None else format_seconds(d.seconds)
             versions = (d.from_version or "-", d.to_version or "-")
-            add_row(sites, (d.site, stage.name, state, *versions, took, d.reason))
+            add_row(sites, (d.site, stage.name, state, *versions, since, took, d.why))
     for site, reason in rollout.excluded:
-        add_row(sites, (site, "", "excluded", "", "", "", reason))
+        add_row(sites, (site, "", "excluded", "", "", "", "", reason))
     return [stages, sites] if sites.row_count else [stages]
 
 

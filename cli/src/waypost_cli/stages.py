@@ -2,7 +2,9 @@
 sites it selects is for the control plane to say.
 
     stage     := NAME (BLANK condition)*          BLANK and quotes as in a shell
-    condition := tier=TIER | label.KEY=VALUE | sites=NAME[,NAME]... | percent=N[%] | soak=DURATION
+    condition := tier=TIER | region=REGION | hardware=NAME | label.KEY=VALUE
+               | sites=NAME[,NAME]... | percent=N[%] | count=N | per=region|tier|hardware
+               | soak=DURATION
 """
 
 import json
@@ -77,14 +79,16 @@ def plan_from_options(
 ) -> list[dict[str, object]] | None:
     """What to send as `stages`; None leaves the plan to the control plane."""
     if stages and stages_file:
-        raise CliError("--stage and --stages are both given", cure="give the plan in one of them")
+        raise CliError(
+            "--stage and --stages-file are both given", cure="give the plan in one of them"
+        )
     if stages_file:
         return read_stages_file(stages_file)
     return [parse_stage(stage) for stage in stages] or None
 
 
 def _condition(stage: str, key: str, value: str) -> object:
-    if key == "tier":
+    if key in ("tier", "region", "hardware", "per"):
         return value
     if key == "sites":
         names = value.split(",")
@@ -98,9 +102,14 @@ def _condition(stage: str, key: str, value: str) -> object:
                 f"the stage {stage!r} has percent={value}", cure="give a whole number from 1 to 100"
             )
         return int(number)
+    if key == "count":
+        if not re.fullmatch(r"[1-9]\d{0,5}", value, re.ASCII):
+            raise CliError(f"the stage {stage!r} has count={value}", cure="give a number from 1")
+        return int(value)
     raise CliError(
         f"the stage {stage!r} has the unknown key {key!r}",
-        cure="known are tier, label.KEY, sites, percent and soak",
+        cure="known are tier, region, hardware, label.KEY, sites, percent, count, per and soak;"
+        " policies go into a --stages-file",
     )
 
 

@@ -66,7 +66,8 @@ def session_call(*methods: str) -> Callable[[AgentView], AgentView]:
 
 
 def lease_interval() -> timedelta:
-    """A third of the poll interval: a poll and the report that follows it are one write."""
+    """A third of the fleet's poll interval: a poll and the report that follows it are one write.
+    A site that asks more often is judged by the fleet's limit too, so this is enough for it."""
     return timedelta(seconds=settings.WAYPOST_POLL_SECONDS / 3)
 
 
@@ -74,7 +75,7 @@ def poll_headers(caller: Caller) -> dict[str, str]:
     """What every answer to a poll carries: the edition of the wishes, and when to ask again."""
     return {
         "ETag": f'"{caller.epoch}.{caller.generation}"',
-        "Waypost-Poll-Seconds": f"{settings.WAYPOST_POLL_SECONDS:g}",
+        "Waypost-Poll-Seconds": f"{caller.poll_seconds:g}",
     }
 
 

@@ -5,8 +5,10 @@ from typing import Any
 from rest_framework import serializers
 
 from controlplane.api.v1.fields import VersionNumber
+from controlplane.domain.admission import Instant
 from controlplane.domain.errors import FieldError, InvalidInput
 from controlplane.fleet.inventory import AcceleratorFacts, MachineFacts, TritonFacts
+from controlplane.rollouts.leases import LeaseQuestion
 from controlplane.rollouts.reports import PHASES, ModelReport, Report
 
 BIGINT = 2**63 - 1
@@ -21,6 +23,14 @@ class _Model(serializers.Serializer[Any]):
     healthy = serializers.BooleanField(allow_null=True)
     reason_code = serializers.CharField(max_length=60, allow_blank=True, default="")
     reason = serializers.CharField(allow_blank=True, default="")
+    lease = serializers.IntegerField(min_value=0, max_value=BIGINT, allow_null=True, default=None)
+
+
+class InstantBody(serializers.Serializer[Any]):
+    """A moment by the agent's own clock; both or neither."""
+
+    boot_id = serializers.CharField(max_length=64)
+    uptime_seconds = serializers.FloatField(min_value=0)
 
 
 class _Triton(serializers.Serializer[Any]):
@@ -64,6 +74,30 @@ class _Report(serializers.Serializer[Any]):
     triton = _Triton()
     models = _Model(many=True)
     inventory = _Inventory(required=False, allow_null=True, default=None)
+    made = InstantBody(required=False, allow_null=True, default=None)
+
+
+class _LeaseQuestion(serializers.Serializer[Any]):
+    model = serializers.CharField(max_length=64)
+    epoch = serializers.IntegerField(min_value=0, max_value=BIGINT)
+    generation = serializers.IntegerField(min_value=0, max_value=BIGINT)
+    deployment = serializers.IntegerField(allow_null=True, default=None)
+    manifest_digest = serializers.CharField(max_length=71)
+    asked = InstantBody()
+
+
+def parse_lease_question(body: dict[str, Any]) -> LeaseQuestion:
+    """Raises DRF's `ValidationError` with every fault."""
+    checked = _LeaseQuestion(data=body)
+    checked.is_valid(raise_exception=True)
+    data = checked.validated_data
+    return LeaseQuestion(
+        model=data["model"],
+        epoch=data["epoch"],
+        generation=data["generation"],
+        manifest_digest=data["manifest_digest"],
+        asked=_instant(data["asked"]),
+    )
 
 
 def parse_report(body: dict[str, Any]) -> Report:
@@ -90,7 +124,12 @@ def parse_report(body: dict[str, Any]) -> Report:
         ),
         models=tuple(_model(entry) for entry in data["models"]),
         machine=_machine(data["inventory"]) if data["inventory"] else None,
+        made=_instant(data["made"]) if data["made"] else None,
     )
+
+
+def _instant(entry: dict[str, Any]) -> Instant:
+    return Instant(boot=entry["boot_id"], uptime=entry["uptime_seconds"])
 
 
 def _model(entry: dict[str, Any]) -> ModelReport:

@@ -10,5 +10,6 @@ urlpatterns = [
     path("session", views.session),
     path("desired", views.desired),
     path("report", views.report),
+    path("lease", views.lease),
     re_path("^blobs/(?P<sha256>[0-9a-f]{64})$", blobs.blob),
 ]

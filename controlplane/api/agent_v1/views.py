@@ -10,7 +10,7 @@ from django.utils import timezone
 from rest_framework import serializers
 
 from controlplane.api.agent_v1.http import agent_call, json_body, poll_headers, session_call
-from controlplane.api.agent_v1.report_body import BIGINT, parse_report
+from controlplane.api.agent_v1.report_body import BIGINT, parse_lease_question, parse_report
 from controlplane.api.errors import flatten, problem_response
 from controlplane.domain.errors import FieldError, InvalidInput
 from controlplane.fleet.identity import (
@@ -20,6 +20,7 @@ from controlplane.fleet.identity import (
     issue_challenge,
     open_session,
 )
+from controlplane.rollouts.leases import request_lease
 from controlplane.rollouts.queries import desired_document
 from controlplane.rollouts.reports import record_report
 
@@ -50,7 +51,7 @@ def enrol(request: HttpRequest) -> HttpResponseBase:
         {
             "agent": str(agent.pk),
             "site": agent.site.name,
-            "poll_seconds": settings.WAYPOST_POLL_SECONDS,
+            "poll_seconds": agent.site.poll_seconds or settings.WAYPOST_POLL_SECONDS,
         }
     )
 
@@ -102,11 +103,21 @@ def report(request: HttpRequest, caller: Caller) -> HttpResponseBase:
         {
             "epoch": caller.epoch,
             "generation": caller.generation,
-            "poll_seconds": settings.WAYPOST_POLL_SECONDS,
+            "poll_seconds": caller.poll_seconds,
             "duplicate": receipt.duplicate,
             "superseded": list(receipt.superseded),
         }
     )
+
+
+@session_call("POST")
+def lease(request: HttpRequest, caller: Caller) -> HttpResponseBase:
+    try:
+        question = parse_lease_question(json_body(request))
+    except serializers.ValidationError as error:
+        return _refused(error)
+    answer = request_lease(caller=caller, question=question, now=timezone.now())
+    return JsonResponse(answer.document())
 
 
 def _checked(serializer: type[serializers.Serializer[Any]], request: HttpRequest) -> dict[str, Any]:

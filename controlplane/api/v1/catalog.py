@@ -14,8 +14,8 @@ from rest_framework.views import APIView
 
 from controlplane.accounts.models import Scope
 from controlplane.api.auth import actor_of
-from controlplane.api.v1.fields import VersionNumber
-from controlplane.catalog.models import Model, Version, VersionState
+from controlplane.api.v1.fields import StrictBody, VersionNumber
+from controlplane.catalog.models import DriftPolicy, Model, Version, VersionState
 from controlplane.catalog.queries import (
     find_model,
     find_version,
@@ -29,6 +29,7 @@ from controlplane.catalog.services import (
     create_version,
     discard_upload,
     finalise_version,
+    set_drift_policy,
     store_blob,
 )
 
@@ -40,9 +41,19 @@ class ModelIn(serializers.Serializer[Any]):
     )
 
 
+class ModelPatch(StrictBody):
+    drift_policy = serializers.ChoiceField(
+        DriftPolicy.choices,
+        help_text="when a site serves another version than is desired: correct it, hold (leave it "
+        "and show it), or adopt what it serves",
+    )
+    reason = serializers.CharField(max_length=400, required=False, default="", allow_blank=True)
+
+
 class ModelOut(serializers.Serializer[Any]):
     name = serializers.CharField()
     description = serializers.CharField()
+    drift_policy = serializers.ChoiceField(DriftPolicy.choices)
     created_at = serializers.DateTimeField()
     latest_version = serializers.SerializerMethodField()
 
@@ -77,6 +88,7 @@ class VersionOut(serializers.Serializer[Any]):
     model = serializers.CharField(source="model.name")
     version = VersionNumber(source="number")
     state = serializers.ChoiceField(choices=VersionState.choices)
+    state_reason = serializers.CharField(help_text="who quarantined it, and why")
     manifest_digest = serializers.CharField()
     manifest = ManifestSchema()
     size_bytes = serializers.IntegerField()
@@ -89,7 +101,7 @@ class VersionOut(serializers.Serializer[Any]):
     )
 
     def get_missing(self, version: Version) -> list[str]:
-        if version.state == VersionState.REGISTERED:
+        if version.state != VersionState.UPLOADING:
             return []
         return missing_digests(manifest_of(version))
 
@@ -113,8 +125,23 @@ class Models(ListAPIView[Model]):
 
 
 class ModelDetail(APIView):
+    write_scope = Scope.ROLLOUT
+
     @extend_schema(responses=ModelOut)
     def get(self, request: Request, name: str) -> Response:
+        return Response(ModelOut(find_model(name)).data)
+
+    @extend_schema(request=ModelPatch, responses=ModelOut)
+    def patch(self, request: Request, name: str) -> Response:
+        body = ModelPatch(data=request.data)
+        body.is_valid(raise_exception=True)
+        set_drift_policy(
+            model=find_model(name),
+            policy=DriftPolicy(body.validated_data["drift_policy"]),
+            reason=body.validated_data["reason"],
+            actor=actor_of(request),
+            now=timezone.now(),
+        )
         return Response(ModelOut(find_model(name)).data)
 
 

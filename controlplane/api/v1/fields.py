@@ -1,12 +1,16 @@
-"""Fields that more than one resource uses."""
+"""Fields, paths and bodies that more than one resource uses."""
 
+from datetime import datetime, timedelta
 from typing import Any
 
+from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 MAX_VERSION = 2_147_483_647
+# A moment further away than that is a typing error, and would overflow where durations are added.
+FURTHEST = timedelta(days=366)
 
 
 @extend_schema_field(OpenApiTypes.STR)
@@ -27,3 +31,39 @@ class VersionNumber(serializers.Field[int, Any, str, Any]):
 
     def to_representation(self, value: Any) -> str:
         return str(getattr(value, "number", value))
+
+
+class Moment(serializers.DateTimeField):
+    """A point in time, RFC 3339 with its offset: without one it would be read in whose time?"""
+
+    default_error_messages = {
+        "invalid": "must be a time such as 2026-12-01T22:00:00+01:00",
+        "no_offset": "has no offset from UTC; write it as 2026-12-01T22:00:00+01:00, or with Z",
+        "too_far": "must be within a year",
+        "overflow": "must be within a year",
+    }
+
+    def to_internal_value(self, value: Any) -> datetime:
+        if not isinstance(value, str):
+            self.fail("invalid", format="")
+        return super().to_internal_value(value)
+
+    def enforce_timezone(self, value: datetime) -> datetime:
+        if value.tzinfo is None:
+            self.fail("no_offset")
+        moment = super().enforce_timezone(value)
+        if moment > timezone.now() + FURTHEST:
+            self.fail("too_far")
+        return moment
+
+
+class StrictBody(serializers.Serializer[Any]):
+    """A body whose unknown keys are refused: a mistyped option must not silently be no option."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        unknown = sorted(set(data) - set(self.fields)) if isinstance(data, dict) else []
+        if unknown:
+            known = ", ".join(self.fields)
+            faults = {key: [f"is not known; known are {known}"] for key in unknown}
+            raise serializers.ValidationError(faults)
+        return super().to_internal_value(data)

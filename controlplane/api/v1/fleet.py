@@ -5,7 +5,7 @@ from typing import Any
 import django_filters
 from django.conf import settings
 from django.utils import timezone
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
 from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
@@ -19,7 +19,13 @@ from controlplane.domain.errors import FieldError, InvalidInput
 from controlplane.domain.health import SiteHealth
 from controlplane.fleet.models import Site
 from controlplane.fleet.queries import find_site, sites
-from controlplane.fleet.services import create_enrolment_token, create_site, update_site
+from controlplane.fleet.services import (
+    create_enrolment_token,
+    create_site,
+    restore_site,
+    retire_site,
+    update_site,
+)
 from controlplane.rollouts.queries import difference, site_statuses
 
 ENVELOPE = (
@@ -34,7 +40,17 @@ ENVELOPE = (
     "downlink_mbit_per_s",
     "egress_price_per_gb",
 )
-STATED = ("tier", "region", "latitude", "longitude", "labels", *ENVELOPE)
+STATED = (
+    "tier",
+    "region",
+    "latitude",
+    "longitude",
+    "labels",
+    "timezone",
+    "redundancy_group",
+    "poll_seconds",
+    *ENVELOPE,
+)
 
 
 class SiteIn(serializers.ModelSerializer[Site]):
@@ -84,9 +100,18 @@ class SiteOut(serializers.Serializer[Any]):
     latitude = serializers.FloatField(source="site.latitude", allow_null=True)
     longitude = serializers.FloatField(source="site.longitude", allow_null=True)
     labels = serializers.DictField(source="site.labels", child=serializers.CharField())
+    timezone = serializers.CharField(source="site.timezone")
+    redundancy_group = serializers.CharField(source="site.redundancy_group")
+    poll_seconds = serializers.IntegerField(
+        source="site.poll_seconds", allow_null=True, help_text="null: the fleet's default"
+    )
     envelope = serializers.SerializerMethodField()
+    retired_at = serializers.DateTimeField(source="site.retired_at", allow_null=True)
     health = serializers.ChoiceField(
-        source="verdict.health", choices=[health.value for health in SiteHealth]
+        source="verdict.health",
+        choices=[health.value for health in SiteHealth],
+        allow_null=True,
+        help_text="null for a retired site",
     )
     health_reason = serializers.CharField(source="verdict.reason")
     last_seen_at = serializers.DateTimeField(allow_null=True)
@@ -94,6 +119,18 @@ class SiteOut(serializers.Serializer[Any]):
 
     def get_envelope(self, status: Any) -> dict[str, float | None]:
         return {name: getattr(status.site, name) for name in ENVELOPE}
+
+    def to_representation(self, status: Any) -> Any:
+        """Nobody looks after a retired site: it is neither well nor ill."""
+        document = super().to_representation(status)
+        if retired_at := status.site.retired_at:
+            reason = f"retired on {retired_at:%Y-%m-%d %H:%M} UTC"
+            document |= {"health": None, "health_reason": reason}
+        return document
+
+
+class SiteReasonIn(serializers.Serializer[Any]):
+    reason = serializers.CharField(max_length=400, required=False, default="", allow_blank=True)
 
 
 class EnrolmentTokenOut(serializers.Serializer[Any]):
@@ -107,8 +144,13 @@ class SiteFilter(django_filters.FilterSet):  # type: ignore[misc]  # the library
         choices=[(health.value, health.value) for health in SiteHealth], method="leave"
     )
 
+    retired = django_filters.ChoiceFilter(
+        choices=[("true", "true"), ("false", "false")], method="leave"
+    )
+
     def leave(self, rows: Any, name: str, value: str) -> Any:
-        """Health is derived from reports and the time; the view filters by it."""
+        """The view's to do: health is derived from reports and the time, and retired sites are
+        left out unless they are asked for."""
         return rows
 
     class Meta:
@@ -123,14 +165,15 @@ class Sites(GenericAPIView[Site]):
 
     @extend_schema(responses=SiteOut(many=True))
     def get(self, request: Request) -> Response:
-        rows, now = self.filter_queryset(sites()), timezone.now()
+        retired = request.query_params.get("retired") == "true"
+        rows, now = self.filter_queryset(sites(retired=retired)), timezone.now()
         health = request.query_params.get("health")
         if health:
             statuses = [s for s in site_statuses(rows, now=now) if s.verdict.health == health]
             page = self.paginator.paginate_queryset(statuses, request, view=self)  # type: ignore[union-attr]  # set by the settings
         else:
             ids = [site.pk for site in self.paginate_queryset(rows) or ()]
-            page = site_statuses(sites().filter(pk__in=ids), now=now)
+            page = site_statuses(sites(retired=retired).filter(pk__in=ids), now=now)
         return self.get_paginated_response(SiteOut(page, many=True).data)
 
     @extend_schema(request=SiteIn, responses={201: SiteOut})
@@ -159,6 +202,29 @@ class SiteDetail(APIView):
         )
         return Response(_site_document(name))
 
+    @extend_schema(
+        parameters=[OpenApiParameter("reason", str, description="or in the body; one is required")],
+        request=SiteReasonIn,
+        responses={204: None},
+    )
+    def delete(self, request: Request, name: str) -> Response:
+        """Retires the site: its agent is revoked, it leaves every plan, its name stays taken."""
+        site = find_site(name, retired=True)
+        retire_site(site=site, reason=_reason(request), actor=actor_of(request), now=timezone.now())
+        return Response(status=204)
+
+
+class RestoreSite(APIView):
+    write_scope = Scope.FLEET
+
+    @extend_schema(request=SiteReasonIn, responses=SiteOut)
+    def post(self, request: Request, name: str) -> Response:
+        site = find_site(name, retired=True)
+        restore_site(
+            site=site, reason=_reason(request), actor=actor_of(request), now=timezone.now()
+        )
+        return Response(_site_document(name))
+
 
 class EnrolmentTokens(APIView):
     write_scope = Scope.FLEET
@@ -174,6 +240,15 @@ class EnrolmentTokens(APIView):
 
 
 def _site_document(name: str) -> Any:
-    find_site(name)
-    (status,) = site_statuses(sites().filter(name=name), now=timezone.now())
+    """Of any site, retired ones too. Raises `NotFound`."""
+    find_site(name, retired=True)
+    (status,) = site_statuses(sites(retired=None).filter(name=name), now=timezone.now())
     return SiteOut(status).data
+
+
+def _reason(request: Request) -> str:
+    """From the body, or the query of a call that has none."""
+    body = SiteReasonIn(data=request.data or request.query_params)
+    body.is_valid(raise_exception=True)
+    reason: str = body.validated_data["reason"]
+    return reason

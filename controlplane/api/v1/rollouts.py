@@ -1,175 +1,42 @@
-"""Rollouts for CI and scripts: start, watch, steer."""
+"""Rollouts for CI and scripts: plan, start, watch, read what happened."""
 
 import time
 from typing import Any
 
 import django_filters
+from django.db.models import QuerySet
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
-from rest_framework.generics import GenericAPIView
+from rest_framework.generics import GenericAPIView, ListAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from controlplane.accounts.models import Scope
-from controlplane.api.auth import actor_of
-from controlplane.api.v1.fields import VersionNumber
+from controlplane.api.auth import actor_of, person_of
+from controlplane.api.v1.plans import PlanOut, RolloutIn, RolloutInSchema, asked_of, plan_document
+from controlplane.api.v1.rollout_documents import (
+    DeploymentOut,
+    RolloutOut,
+    RolloutSummary,
+    deployment_context,
+    rollout_document,
+    shown,
+)
+from controlplane.audit.models import Event
 from controlplane.audit.queries import latest_event_of
 from controlplane.domain.errors import FieldError, InvalidInput
-from controlplane.domain.rollout import (
-    FINAL_ROLLOUT,
-    DeploymentState,
-    RolloutState,
-    StageState,
-    allowed_verbs,
-)
-from controlplane.domain.selection import TIERS, parse_stages
-from controlplane.rollouts.models import Deployment, DeploymentKind, Rollout, Stage
-from controlplane.rollouts.planning import RolloutPlan, plan_rollout
+from controlplane.domain.rollout import DeploymentState, OnConflict, RolloutState
+from controlplane.rollouts.history import replayed
+from controlplane.rollouts.models import Deployment, Rollout
+from controlplane.rollouts.planning import plan_rollout
 from controlplane.rollouts.queries import deployments_of, find_rollout, rollouts
-from controlplane.rollouts.services import (
-    abort_rollout,
-    pause_rollout,
-    resume_rollout,
-    roll_back_rollout,
-    start_rollout,
-)
+from controlplane.rollouts.services import start_rollout
 
 MAX_WAIT_SECONDS = 30
 LOOK_EVERY_SECONDS = 0.5
-
-
-class SelectSchema(serializers.Serializer[Any]):
-    tier = serializers.ChoiceField(choices=TIERS, required=False)
-    labels = serializers.DictField(child=serializers.CharField(), required=False)
-    sites = serializers.ListField(child=serializers.CharField(), required=False)
-    percent = serializers.IntegerField(min_value=1, max_value=100, required=False)
-
-
-class StageSchema(serializers.Serializer[Any]):
-    name = serializers.CharField(max_length=40)
-    select = SelectSchema(required=False)
-    soak_seconds = serializers.FloatField(min_value=0, required=False, default=60)
-
-
-class RolloutIn(serializers.Serializer[Any]):
-    model = serializers.CharField(max_length=64)
-    version = VersionNumber()
-    # Checked by the domain, which names every fault at once.
-    stages = serializers.JSONField(required=False, default=None)
-    note = serializers.CharField(max_length=500, required=False, default="", allow_blank=True)
-    expect_plan = serializers.CharField(
-        max_length=71,
-        required=False,
-        default=None,
-        allow_null=True,
-        help_text="digest of a plan that was looked at: 409 `plan-changed` if it is another now",
-    )
-
-
-class RolloutInSchema(RolloutIn):
-    stages = StageSchema(many=True, required=False)  # type: ignore[assignment]  # documents what the domain accepts
-
-
-class ExclusionOut(serializers.Serializer[Any]):
-    site = serializers.CharField()
-    reason = serializers.CharField()
-
-
-class PlannedStageOut(serializers.Serializer[Any]):
-    name = serializers.CharField()
-    select = SelectSchema()
-    soak_seconds = serializers.FloatField()
-    sites = serializers.ListField(child=serializers.CharField())
-
-
-class PlanOut(serializers.Serializer[Any]):
-    """What a rollout would do; nothing of it is kept."""
-
-    model = serializers.CharField()
-    version = serializers.CharField()
-    plan_digest = serializers.CharField(help_text="send it as `expect_plan` to start just this")
-    sites = serializers.IntegerField()
-    bytes_to_move = serializers.IntegerField(help_text="at most; a site may hold some files")
-    soak_seconds = serializers.FloatField(help_text="the least time it takes, loading left out")
-    stages = PlannedStageOut(many=True)
-    excluded = ExclusionOut(many=True)
-
-
-class ReasonIn(serializers.Serializer[Any]):
-    reason = serializers.CharField(max_length=400, required=False, default="", allow_blank=True)
-
-
-class DeploymentOut(serializers.Serializer[Any]):
-    site = serializers.CharField(source="site.name")
-    kind = serializers.ChoiceField(choices=DeploymentKind.choices)
-    state = serializers.ChoiceField(choices=[state.value for state in DeploymentState])
-    from_version = VersionNumber(allow_null=True)
-    to_version = VersionNumber(allow_null=True)
-    reason_code = serializers.CharField()
-    reason = serializers.CharField()
-    started_at = serializers.DateTimeField(source="offered_at", allow_null=True)
-    finished_at = serializers.DateTimeField(allow_null=True)
-
-
-class StageOut(serializers.Serializer[Any]):
-    name = serializers.CharField()
-    index = serializers.IntegerField()
-    state = serializers.ChoiceField(choices=[state.value for state in StageState])
-    select = SelectSchema()
-    soak_seconds = serializers.FloatField()
-    soaked_seconds = serializers.FloatField()
-    reason = serializers.CharField()
-    sites = serializers.SerializerMethodField(help_text="how many the plan put into this stage")
-    started_at = serializers.DateTimeField(allow_null=True)
-    finished_at = serializers.DateTimeField(allow_null=True)
-    deployments = serializers.SerializerMethodField()
-
-    def get_sites(self, stage: Stage) -> int:
-        return sum(row.kind == DeploymentKind.FORWARD for row in self._deployments(stage))
-
-    @extend_schema_field(DeploymentOut(many=True))
-    def get_deployments(self, stage: Stage) -> Any:
-        return DeploymentOut(self._deployments(stage), many=True).data
-
-    def _deployments(self, stage: Stage) -> list[Deployment]:
-        """Fetched once for all stages by `_document`."""
-        rows: list[Deployment] = self.context["deployments"][stage.pk]
-        return rows
-
-
-class RolloutSummary(serializers.Serializer[Any]):
-    id = serializers.IntegerField()
-    model = serializers.CharField(source="model.name")
-    version = VersionNumber()
-    state = serializers.ChoiceField(choices=[state.value for state in RolloutState])
-    final = serializers.SerializerMethodField()
-    reason_code = serializers.CharField()
-    reason = serializers.CharField(help_text="why it stands where it stands, for a person")
-    cause = serializers.CharField(
-        help_text="why it was paused, aborted or rolled back; empty while it is on its way"
-    )
-    waiting_since = serializers.DateTimeField()
-    allowed_verbs = serializers.SerializerMethodField()
-    plan_digest = serializers.CharField()
-    note = serializers.CharField()
-    created_by = serializers.CharField()
-    created_at = serializers.DateTimeField()
-    started_at = serializers.DateTimeField(allow_null=True)
-    finished_at = serializers.DateTimeField(allow_null=True)
-
-    def get_final(self, rollout: Rollout) -> bool:
-        return rollout.state in FINAL_ROLLOUT
-
-    def get_allowed_verbs(self, rollout: Rollout) -> list[str]:
-        return allowed_verbs(RolloutState(rollout.state))
-
-
-class RolloutOut(RolloutSummary):
-    stages = StageOut(many=True)
-    excluded = ExclusionOut(many=True)
 
 
 class RolloutFilter(django_filters.FilterSet):  # type: ignore[misc]  # the library carries no types
@@ -188,7 +55,8 @@ class Rollouts(GenericAPIView[Rollout]):
 
     @extend_schema(responses=RolloutSummary(many=True))
     def get(self, request: Request) -> Response:
-        page = self.paginate_queryset(self.filter_queryset(rollouts()))
+        rows = rollouts().defer("version__manifest")
+        page = self.paginate_queryset(self.filter_queryset(rows))
         return self.get_paginated_response(RolloutSummary(page, many=True).data)
 
     @extend_schema(
@@ -203,22 +71,22 @@ class Rollouts(GenericAPIView[Rollout]):
     def post(self, request: Request) -> Response:
         body = RolloutIn(data=request.data)
         body.is_valid(raise_exception=True)
-        asked = {
-            "model_name": body.validated_data["model"],
-            "version_number": body.validated_data["version"],
-            "stages": parse_stages(body.validated_data["stages"]),
-            "now": timezone.now(),
-        }
-        if _is_dry_run(request):
-            return Response(_plan_document(plan_rollout(**asked)))
+        given = body.validated_data
+        asked = asked_of(given, timezone.now())
+        on_conflict = OnConflict(given["on_conflict"])
+        if _flag(request, "dry_run", default=False):
+            planned = plan_rollout(**asked, while_active=on_conflict is not OnConflict.REFUSE)
+            return Response(plan_document(planned, asked["start_at"]))
         rollout = start_rollout(
             **asked,
-            note=body.validated_data["note"],
-            expect_plan=body.validated_data["expect_plan"],
+            on_conflict=on_conflict,
+            note=given["note"],
+            expect_plan=given["expect_plan"],
             actor=actor_of(request),
+            person=person_of(request),
         )
         headers = {"Location": f"/api/v1/rollouts/{rollout.pk}"}
-        return Response(_document(rollout.pk), status=201, headers=headers)
+        return Response(rollout_document(rollout.pk), status=201, headers=headers)
 
 
 class RolloutDetail(APIView):
@@ -230,84 +98,135 @@ class RolloutDetail(APIView):
                 OpenApiTypes.INT,
                 description="Seconds (at most 30) to wait for a change after `If-None-Match`.",
             ),
+            OpenApiParameter(
+                "deployments",
+                OpenApiTypes.BOOL,
+                description="false leaves out each site's part; `counts` says how they stand.",
+            ),
             OpenApiParameter("If-None-Match", OpenApiTypes.STR, OpenApiParameter.HEADER),
         ],
     )
     def get(self, request: Request, rollout_id: int) -> Response:
         held = request.headers.get("If-None-Match", "")
+        deployments = _flag(request, "deployments", default=True)
         deadline = time.monotonic() + _wait_seconds(request)
         while (tag := _tag(rollout_id)) == held and time.monotonic() < deadline:
             time.sleep(LOOK_EVERY_SECONDS)
         if tag == held:
             return Response(status=304, headers={"ETag": tag})
-        return Response(_document(rollout_id), headers={"ETag": tag})
+        document = rollout_document(rollout_id, deployments=deployments)
+        return Response(document, headers={"ETag": tag})
 
 
-class RolloutVerb(APIView):
-    """One verb of an operator. Subclasses name the service."""
+class DeploymentFilter(django_filters.FilterSet):  # type: ignore[misc]  # the library carries no types
+    stage = django_filters.CharFilter(field_name="stage__name")
+    site = django_filters.CharFilter(field_name="site__name")
+    state = django_filters.ChoiceFilter(choices=[(s.value, s.value) for s in DeploymentState])
+    all_attempts = django_filters.ChoiceFilter(
+        choices=[("true", "true"), ("false", "false")],
+        method="leave",
+        help_text="true shows those too that a later attempt has taken the place of",
+    )
 
-    write_scope = Scope.ROLLOUT
-    service: Any
+    def leave(self, rows: Any, name: str, value: str) -> Any:
+        """The view's to do: without the parameter only the latest attempts are shown."""
+        return rows
 
-    @extend_schema(request=ReasonIn, responses=RolloutOut)
-    def post(self, request: Request, rollout_id: int) -> Response:
-        body = ReasonIn(data=request.data)
-        body.is_valid(raise_exception=True)
-        type(self).service(
-            rollout_id=rollout_id,
-            reason=body.validated_data["reason"],
-            actor=actor_of(request),
-            now=timezone.now(),
-        )
-        return Response(_document(rollout_id))
-
-
-class PauseRollout(RolloutVerb):
-    service = staticmethod(pause_rollout)
+    class Meta:
+        model = Deployment
+        fields = ("stage", "site", "state")
 
 
-class ResumeRollout(RolloutVerb):
-    service = staticmethod(resume_rollout)
+class Deployments(GenericAPIView[Deployment]):
+    """Each site's part, in the order of stages and sites."""
+
+    queryset = Deployment.objects.none()
+    filterset_class = DeploymentFilter
+
+    @extend_schema(responses=DeploymentOut(many=True))
+    def get(self, request: Request, rollout_id: int) -> Response:
+        rollout = find_rollout(rollout_id)
+        rows = self.filter_queryset(shown(deployments_of(rollout)).order_by(*_ORDER))
+        if request.query_params.get("all_attempts") != "true":
+            rows = rows.filter(superseded=False)
+        page = self.paginate_queryset(rows) or []
+        context = deployment_context(rollout, page)
+        return self.get_paginated_response(DeploymentOut(page, many=True, context=context).data)
 
 
-class AbortRollout(RolloutVerb):
-    service = staticmethod(abort_rollout)
+_ORDER = ("stage__index", "site__name", "kind", "attempt")
 
 
-class RollBackRollout(RolloutVerb):
-    service = staticmethod(roll_back_rollout)
+class EventOut(serializers.Serializer[Any]):
+    id = serializers.IntegerField()
+    at = serializers.DateTimeField()
+    actor = serializers.CharField(help_text="user:NAME, token:NAME, agent:SITE or engine")
+    action = serializers.CharField()
+    reason = serializers.CharField()
+    request_id = serializers.CharField()
+    data = serializers.DictField(  # type: ignore[assignment]  # a field of that name
+        help_text="the states before and after of everything it moved"
+    )
 
 
-def _is_dry_run(request: Request) -> bool:
-    text = request.query_params.get("dry_run", "false")
+class RolloutEvents(ListAPIView[Event]):
+    """What happened to a rollout, newest first."""
+
+    serializer_class = EventOut
+    filter_backends = ()
+
+    def get_queryset(self) -> QuerySet[Event]:
+        if getattr(self, "swagger_fake_view", False):
+            return Event.objects.none()
+        rollout = find_rollout(self.kwargs["rollout_id"])
+        return Event.objects.filter(object_type="rollout", object_id=str(rollout.pk))
+
+
+class ReplayedDeploymentOut(serializers.Serializer[Any]):
+    site = serializers.CharField()
+    kind = serializers.CharField()
+    attempt = serializers.IntegerField()
+    state = serializers.CharField()
+
+
+class ReplayOut(serializers.Serializer[Any]):
+    """The rollout as its events alone tell it."""
+
+    state = serializers.CharField()
+    stages = serializers.DictField(child=serializers.CharField(), help_text="state by index")
+    deployments = ReplayedDeploymentOut(many=True)
+    differences = serializers.ListField(
+        child=serializers.CharField(),
+        help_text="where an event does not follow from those before, or the rows say other than "
+        "the events; empty when nothing was lost",
+    )
+
+
+class RolloutReplay(APIView):
+    """Tells the rollout again from its events; without differences none is missing."""
+
+    @extend_schema(responses=ReplayOut)
+    def get(self, request: Request, rollout_id: int) -> Response:
+        told, differences = replayed(find_rollout(rollout_id))
+        deployments = [
+            {"site": site, "kind": kind, "attempt": attempt, "state": state}
+            for (site, kind, attempt), state in sorted(told.deployments.items())
+        ]
+        document = {
+            "state": told.state,
+            "stages": {str(index): state for index, state in sorted(told.stages.items())},
+            "deployments": deployments,
+            "differences": differences,
+        }
+        return Response(ReplayOut(document).data)
+
+
+def _flag(request: Request, name: str, *, default: bool) -> bool:
+    text = request.query_params.get(name, str(default).lower())
     if text not in ("true", "false"):
-        fault = FieldError(field="dry_run", message="must be true or false")
+        fault = FieldError(field=name, message="must be true or false")
         raise InvalidInput("invalid-request", "The request cannot be used.", errors=[fault])
     return text == "true"
-
-
-def _plan_document(planned: RolloutPlan) -> Any:
-    plan = planned.plan
-    return PlanOut(
-        {
-            "model": planned.version.model.name,
-            "version": str(planned.version.number),
-            "plan_digest": planned.digest,
-            "sites": plan.sites,
-            "bytes_to_move": planned.bytes_to_move,
-            "soak_seconds": plan.soak_seconds,
-            "stages": [
-                {
-                    "name": spec.name,
-                    "select": spec.document(),
-                    "soak_seconds": spec.soak_seconds,
-                    "sites": names,
-                }
-                for spec, names in plan.stages
-            ],
-            "excluded": [{"site": name, "reason": reason} for name, reason in plan.excluded],
-        }
-    ).data
 
 
 def _wait_seconds(request: Request) -> int:
@@ -322,12 +241,3 @@ def _tag(rollout_id: int) -> str:
     """Changes with the rollout (its revision) and with every step of a site (an event)."""
     step = latest_event_of(object_type="rollout", object_id=str(rollout_id))
     return f'"{find_rollout(rollout_id).revision}.{step}"'
-
-
-def _document(rollout_id: int) -> Any:
-    """The rollout with its stages and deployments, from three queries."""
-    rollout = find_rollout(rollout_id)
-    rows: dict[int, list[Any]] = {stage.pk: [] for stage in rollout.stages.all()}
-    for row in deployments_of(rollout):
-        rows[row.stage_id].append(row)
-    return RolloutOut(rollout, context={"deployments": rows}).data

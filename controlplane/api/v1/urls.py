@@ -3,7 +3,17 @@
 from django.urls import path, register_converter
 from drf_spectacular.views import SpectacularAPIView
 
-from controlplane.api.v1 import catalog, fleet, rollouts
+from controlplane.api.v1 import (
+    catalog,
+    fleet,
+    freezes,
+    quarantine,
+    rollout_verbs,
+    rollouts,
+    strategies,
+    webhooks,
+    windows,
+)
 
 
 class Sha256Converter:
@@ -16,9 +26,18 @@ class Sha256Converter:
         return value
 
 
+class PlainNameConverter(Sha256Converter):
+    """Of a stage or a gate; what is none is no endpoint."""
+
+    regex = "[a-z0-9][a-z0-9-]{0,39}"
+
+
 register_converter(Sha256Converter, "sha256")
+register_converter(PlainNameConverter, "plain")
 
 VERSION = "models/<str:name>/versions/<int:number>"
+ROLLOUT = "rollouts/<int:rollout_id>"
+SITE_MODEL = "sites/<str:site>/models/<str:model>"
 urlpatterns = [
     path("schema/", SpectacularAPIView.as_view(), name="schema"),
     path("models", catalog.Models.as_view()),
@@ -27,13 +46,44 @@ urlpatterns = [
     path(VERSION, catalog.VersionDetail.as_view()),
     path(f"{VERSION}/blobs/<sha256:sha256>", catalog.VersionBlob.as_view()),
     path(f"{VERSION}/finalise", catalog.FinaliseVersion.as_view()),
+    path(f"{VERSION}/quarantine", quarantine.QuarantineVersion.as_view()),
+    path(f"{VERSION}/release", quarantine.ReleaseVersion.as_view()),
     path("sites", fleet.Sites.as_view()),
     path("sites/<str:name>", fleet.SiteDetail.as_view()),
     path("sites/<str:name>/enrolment-tokens", fleet.EnrolmentTokens.as_view()),
+    path("sites/<str:name>/restore", fleet.RestoreSite.as_view()),
+    path(f"{SITE_MODEL}/pin", quarantine.PinModel.as_view()),
+    path(f"{SITE_MODEL}/unpin", quarantine.UnpinModel.as_view()),
+    path("windows", windows.Windows.as_view()),
+    path("windows/<str:name>", windows.WindowDetail.as_view()),
     path("rollouts", rollouts.Rollouts.as_view()),
-    path("rollouts/<int:rollout_id>", rollouts.RolloutDetail.as_view(), name="api-rollout"),
-    path("rollouts/<int:rollout_id>/pause", rollouts.PauseRollout.as_view()),
-    path("rollouts/<int:rollout_id>/resume", rollouts.ResumeRollout.as_view()),
-    path("rollouts/<int:rollout_id>/abort", rollouts.AbortRollout.as_view()),
-    path("rollouts/<int:rollout_id>/rollback", rollouts.RollBackRollout.as_view()),
+    path(ROLLOUT, rollouts.RolloutDetail.as_view(), name="api-rollout"),
+    path(f"{ROLLOUT}/deployments", rollouts.Deployments.as_view()),
+    path(f"{ROLLOUT}/events", rollouts.RolloutEvents.as_view()),
+    path(f"{ROLLOUT}/replay", rollouts.RolloutReplay.as_view()),
+    path(f"{ROLLOUT}/pause", rollout_verbs.PauseRollout.as_view()),
+    path(f"{ROLLOUT}/resume", rollout_verbs.ResumeRollout.as_view()),
+    path(f"{ROLLOUT}/promote", rollout_verbs.PromoteRollout.as_view()),
+    path(f"{ROLLOUT}/abort", rollout_verbs.AbortRollout.as_view()),
+    path(f"{ROLLOUT}/rollback", rollout_verbs.RollBackRollout.as_view()),
+    path(f"{ROLLOUT}/retry-failed", rollout_verbs.RetryFailed.as_view()),
+    path(f"{ROLLOUT}/approve", rollout_verbs.ApproveRollout.as_view()),
+    path(
+        f"{ROLLOUT}/stages/<plain:stage>/gates/<plain:gate>", rollout_verbs.GateVerdicts.as_view()
+    ),
+    path("freezes", freezes.Freezes.as_view()),
+    path("freezes/<int:freeze_id>/lift", freezes.LiftFreeze.as_view()),
+    path("budget", freezes.FleetBudget.as_view()),
+    path("strategies", strategies.Strategies.as_view()),
+    path("strategies/<str:name>", strategies.StrategyDetail.as_view()),
+    path("strategies/<str:name>/retire", strategies.RetireStrategy.as_view()),
+    path("drift", quarantine.Drift.as_view()),
+    path("webhooks", webhooks.Webhooks.as_view()),
+    path("webhooks/<str:name>", webhooks.WebhookDetail.as_view()),
+    path("webhooks/<str:name>/rotate-secret", webhooks.RotateSecret.as_view()),
+    path("webhooks/<str:name>/test", webhooks.TestWebhook.as_view()),
+    path("webhooks/<str:name>/deliveries", webhooks.Deliveries.as_view()),
+    path(
+        "webhooks/<str:name>/deliveries/<str:delivery_id>/redeliver", webhooks.Redeliver.as_view()
+    ),
 ]

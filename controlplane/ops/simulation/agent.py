@@ -5,17 +5,19 @@ Follows the agent's `loop.py`. Its memory goes with a crash, its disk stays."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING
 
 from waypost_agent import decide as d
 from waypost_agent import situation as sit
 
+from controlplane.domain.admission import BEGIN_WITHIN_SECONDS
 from controlplane.ops.simulation.clock import Clock
 from controlplane.ops.simulation.judge import Judge
 from controlplane.ops.simulation.link import Link
 from controlplane.ops.simulation.options import Options
-from controlplane.ops.simulation.rows import Said
+from controlplane.ops.simulation.rows import Leave, Question, Said
 from controlplane.ops.simulation.steps import Paused, Refused, Retry, Steps, perform
 from controlplane.ops.simulation.triton import CANDIDATE_SUFFIX, Triton
 from controlplane.ops.simulation.versions import Catalogue
@@ -24,6 +26,7 @@ from controlplane.ops.simulation.voice import speak
 if TYPE_CHECKING:
     from controlplane.ops.simulation.network import Network
 
+_Look = tuple[sit.Record, sit.Observed, d.Action]
 AgentDecide = Callable[[sit.Wish, sit.Record, sit.Observed], d.Action]
 
 _URGENCY: dict[type[d.Action], int] = {
@@ -34,8 +37,9 @@ _URGENCY: dict[type[d.Action], int] = {
     d.UnloadCandidate: 1,
     d.Retire: 1,
     d.Prove: 2,
-    d.Fetch: 3,
-    d.Prune: 4,
+    d.AskLease: 3,
+    d.Fetch: 4,
+    d.Prune: 5,
 }
 _LOOK_SECONDS = 5.0
 _RECHECK_SECONDS = 60.0
@@ -82,6 +86,8 @@ class Agent(Link):
         self._plan: tuple[d.Action, sit.Wish] | None = None
         self._turns: dict[str, int] = {}
         self._wake_at = float("inf")
+        self._leases: dict[str, _Held] = {}
+        self._looks: dict[str, tuple[object, _Look]] = {}
 
     # Life and death
 
@@ -89,6 +95,11 @@ class Agent(Link):
         life = self.disk.sessions
         self.clock.after(first_contact_seconds, self.contact, life)
         self.wake(0.0)
+
+    def arrive(self) -> None:
+        """Its site was not there before."""
+        self.up = True
+        self._come_back()
 
     def crash(self) -> None:
         """Memory is gone, also the step under way; some minutes later it is there again."""
@@ -99,12 +110,23 @@ class Agent(Link):
         self.up = False
         self.disk.sessions += 1
         self.forget()
+        self.judge.forgot(self.site)
         self.clock.after(self.rng.uniform(1.0, _LONGEST_START_SECONDS), self._come_back)
 
     def _come_back(self) -> None:
         self.up, self.up_since = True, self.clock.now
         self._offered = self.disk.held
         self.start(self.rng.uniform(0.0, 5.0))
+
+    def reboot(self) -> None:
+        """The machine starts anew, with all that runs on it."""
+        if not self.up:
+            return
+        self.judge.faults["reboots"] += 1
+        self.machine_boots += 1
+        self.machine_up_since = self.clock.now
+        self.triton_crashes()
+        self.crash()
 
     def triton_crashes(self) -> None:
         if not self.triton.live:
@@ -169,8 +191,8 @@ class Agent(Link):
         now, soonest = self.clock.now, float("inf")
         chosen: tuple[tuple[int, int], d.Action, sit.Wish] | None = None
         for wish in self.disk.held.wishes:
-            record, seen = self.disk.record(wish.model), self._observe(wish.model)
-            action = self.decide(wish, record, seen)
+            record, seen, action = self._look_at(wish)
+            self._settle(wish, action)
             rest_until = self._rests.get(_step(action), (0, 0.0))[1]
             is_resting = rest_until > now
             self._said[wish.model] = speak(
@@ -191,14 +213,40 @@ class Agent(Link):
         self.show(self._states())
         if chosen is not None:
             self._turns[chosen[2].model] = self.clock.events
-            self._begin(chosen[1], chosen[2])
+            if isinstance(chosen[1], d.AskLease):
+                self._ask(chosen[1], chosen[2])
+            else:
+                self._begin(chosen[1], chosen[2])
             return
         if any(not verdict.passed for verdict, _ in self.verdicts.values()):
             soonest = min(soonest, _RECHECK_SECONDS + 1)
         if soonest < float("inf"):
             self.wake(soonest)
 
-    def _observe(self, model: str) -> sit.Observed:
+    def _look_at(self, wish: sit.Wish) -> _Look:
+        """What is there, and what follows; nothing is thought through twice."""
+        model, triton = wish.model, self.triton
+        record, disk = self.disk.record(model), self.disk.of(model)
+        sight = (
+            wish,
+            record,
+            triton.live,
+            triton.sight(model),
+            disk.has_candidate,
+            tuple(disk.installed.items()),
+            tuple(sorted(disk.recorded)),
+            len(disk.leftovers),
+            self.verdicts.get(model),
+            self._lease_for(wish),
+        )
+        known = self._looks.get(model)
+        if known is None or known[0] != sight:
+            seen = self._observe(wish)
+            known = self._looks[model] = (sight, (record, seen, self.decide(wish, record, seen)))
+        return known[1]
+
+    def _observe(self, wish: sit.Wish) -> sit.Observed:
+        model = wish.model
         disk, noted = self.disk.of(model), self.verdicts.get(model)
         live = self.triton.live
         return sit.Observed(
@@ -211,6 +259,7 @@ class Agent(Link):
             recorded=frozenset(disk.recorded),
             leftovers=frozenset(disk.leftovers),
             verdict=None if noted is None else noted[0],
+            lease=self._lease_for(wish),
         )
 
     def _forget_verdicts(self) -> None:
@@ -223,9 +272,73 @@ class Agent(Link):
         held = self.disk.held
         return tuple(self._said[wish.model] for wish in held.wishes) if held else ()
 
+    def server_answers(self) -> bool:
+        return self.triton.live
+
+    # Leases
+
+    def _lease_for(self, wish: sit.Wish) -> sit.Lease | None:
+        """Under which a step of this wish may begin now, or has begun."""
+        held = self._leases.get(wish.model)
+        if held is None or not held.lease.covers(wish):
+            return None
+        return held.lease if held.begun or self.boottime() < held.begin_before else None
+
+    def _ask(self, action: d.AskLease, wish: sit.Wish) -> None:
+        self._rest(action)  # without an answer it asks again, later and later
+        self.ask_lease(wish.model, wish.generation)
+        self.wake(0.01)
+
+    def answered(self, question: Question, answer: Leave) -> None:
+        held = self.disk.held
+        wishes = held.wishes if held is not None else ()
+        wish = next((wish for wish in wishes if wish.model == question.model), None)
+        if wish is None or wish.generation != question.generation or wish.target is None:
+            return
+        if answer.lease is None:
+            asking = (wish.model, d.AskLease, wish.target)
+            until = self.clock.now + answer.retry_seconds * self.rng.uniform(0.8, 1.2)
+            self._rests[asking] = (0, until)
+            return
+        lease = sit.Lease(
+            number=answer.lease, epoch=wish.epoch, generation=wish.generation, target=wish.target
+        )
+        begin_before = question.asked.uptime + BEGIN_WITHIN_SECONDS
+        self._leases[wish.model] = _Held(lease=lease, begin_before=begin_before)
+        self.judge.leased(self.site, wish, self.machine_up_since + begin_before)
+        self.wake(0.0)
+
+    def may_begin(self, action: d.Action, wish: sit.Wish) -> bool:
+        """Asked at the last moment: a lease may have run out since the look."""
+        if not d.needs_lease(action, wish, self.disk.record(wish.model), self._observe(wish)):
+            return True
+        if self._lease_for(wish) is None:
+            return False
+        held = self._leases[wish.model]
+        if not held.begun:
+            self._leases[wish.model] = replace(held, begun=True)
+            self.judge.begins(self.site, wish)
+        self._rests.pop((wish.model, d.AskLease, wish.target), None)
+        return True
+
+    def _settle(self, wish: sit.Wish, action: d.Action) -> None:
+        """With the outcome the lease is over; whatever comes next asks anew."""
+        model = wish.model
+        if isinstance(action, d.Settled):
+            self._leases.pop(model, None)
+        if (self.site, model) not in self.judge.leases or self._lease_for(wish) is not None:
+            return
+        served = () if wish.target is None else self.triton.states(model)
+        is_moving = wish.target is not None and wish.target.version in served
+        if isinstance(action, d.Settled) or not (is_moving or self.triton.is_trying(model)):
+            self.judge.lease_is_over(self.site, model)
+
     # Steps
 
     def _begin(self, action: d.Action, wish: sit.Wish) -> None:
+        if not self.may_begin(action, wish):
+            self.wake(0.01)
+            return
         self.clock.note("site {}: {} {}", self.site, type(action).__name__, action.reason)
         self._plan = (action, wish)
         try:
@@ -277,6 +390,15 @@ class Agent(Link):
         longest = min(_LONGEST_REST_SECONDS, 2.0 ** min(failures, 16))
         until = self.clock.now + self.rng.uniform(longest / 2, longest)
         self._rests[_step(action)] = (failures, until)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Held:
+    """A lease, and the uptime from which it can no longer begin."""
+
+    lease: sit.Lease
+    begin_before: float
+    begun: bool = False
 
 
 def _step(action: d.Action) -> tuple[str, type[d.Action], sit.Target | None]:

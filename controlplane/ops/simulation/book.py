@@ -6,8 +6,11 @@ What it wrote is in `notes` until somebody takes them."""
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from controlplane.domain.admission import Instant, slot_is_free
 from controlplane.domain.rollout import (
     ACTIVE_DEPLOYMENT,
+    BEGUN,
+    FINAL_DEPLOYMENT,
     ROLLOUT_TRANSITIONS,
     STAGE_TRANSITIONS,
 )
@@ -52,9 +55,12 @@ class Book:
         self.generations = [0] * sites
         self.last_seen = [0.0] * sites
         self.heard = [(0, 0)] * sites
+        self.sessions = [0] * sites
         self.rollouts: list[Rollout] = []
         self.active: dict[tuple[int, str], list[Deployment]] = {}
         self.notes: list[n.Note] = []
+        # (site, model) whose agent may hold a lease still of a deployment that was ended.
+        self.at_large: set[tuple[int, str]] = set()
         self._answers: dict[int, Answer] = {}
 
     def change_wishes(
@@ -62,23 +68,24 @@ class Book:
         rollout: Rollout,
         wishes: Sequence[tuple[int, Version | None]],
         *,
-        is_offer: bool,
         keep_previous: bool,
+        offers: Mapping[int, Deployment] | None = None,
     ) -> Mapping[int, tuple[Version | None, int]]:
         """By site, the version wished before and the generation of the new wish."""
         changes: dict[int, tuple[Version | None, int]] = {}
         model = rollout.version.model
         for site, version in wishes:
             row = self.rows[site].setdefault(model, SiteModel())
+            offer = None if offers is None else offers[site]
             before = self.generations[site]
-            self.generations[site] = generation = self.next_generation(site, is_offer)
+            self.generations[site] = generation = self.next_generation(site, offer is not None)
             changes[site] = (row.desired, generation)
             self.notes.append(
-                n.WishChanged(rollout, site, row.desired, version, before, generation, is_offer)
+                n.WishChanged(rollout, site, row.desired, version, before, generation, offer)
             )
             if row.desired is not version:
                 row.previous = row.desired if keep_previous else None
-            row.desired, row.generation, row.said = version, generation, None
+            row.desired, row.generation, row.offer, row.said = version, generation, offer, None
             self._answers.pop(site, None)
         return changes
 
@@ -89,9 +96,15 @@ class Book:
         """What was told from rows that were never written is told no more."""
         self._answers.clear()
 
-    def seen(self, site: int, now: float) -> None:
+    def seen(self, site: int, session: int, now: float) -> bool:
+        """Whether the session is open: each life of an agent opens a new one, which ends those
+        before it."""
+        if session < self.sessions[site]:
+            return False
+        self.sessions[site] = session
         if now > self.last_seen[site]:
             self.last_seen[site] = now
+        return True
 
     def answer(self, site: int, held: int) -> Answer | None:
         """The wishes of a site, None when what it holds is the newest."""
@@ -107,6 +120,7 @@ class Book:
                         generation=row.generation,
                         version=row.desired,
                         previous=row.previous.number if row.previous else None,
+                        lease_required=row.offer is not None,
                     )
                     for model, row in self.rows[site].items()
                 ),
@@ -124,10 +138,13 @@ class Book:
             row = rows.get(said.model)
             if row is None or not self.is_current(row, said):
                 continue
+            self.at_large.discard((report.site, said.model))
             row.reported_at = self.time_of(report, now)
-            if row.said is not said:
-                row.said = said
-                moved += self._move_deployment(report.site, row, said)
+            is_news = row.said is not said
+            if is_news:
+                row.said, row.serving, row.healthy = said, said.serving, said.healthy
+            if is_news or (row.offer is not None and row.offer.holds_lease):
+                moved += self._move_deployment(report, row, said)
         return moved
 
     def in_order(self, report: Report) -> bool:
@@ -144,24 +161,45 @@ class Book:
         """When it counts as said."""
         return now
 
-    def _move_deployment(self, site: int, row: SiteModel, said: Said) -> list[Rollout]:
-        for deployment in self.active.get((site, said.model), ()):
+    def _move_deployment(self, report: Report, row: SiteModel, said: Said) -> list[Rollout]:
+        for deployment in self.active.get((report.site, said.model), ()):
             if deployment.generation != row.generation:
                 continue
-            state = self.state_after(deployment, said)
-            if state is deployment.state:
+            state, code = self.state_after(deployment, said)
+            freed = deployment.holds_lease and self.frees_slot(deployment, state, said, report)
+            deployment.reason_code = code
+            if freed:
+                self._hold_slot(deployment, False)
+            if state is not deployment.state:
+                self._move(deployment, state)
+            elif not freed:
                 return []
-            self._move(deployment, state)
             return [deployment.rollout]
         return []
 
-    def state_after(self, deployment: Deployment, said: Said) -> D:
+    def frees_slot(self, deployment: Deployment, state: D, said: Said, report: Report) -> bool:
+        """Whether the slot can be given to another site."""
+        if state in FINAL_DEPLOYMENT:
+            return True
+        assert deployment.asked is not None  # it holds a lease
+        if not report.live:
+            return False
+        target = deployment.to_version.number if deployment.to_version else None
+        return slot_is_free(
+            asked=deployment.asked,
+            said=Instant(boot=report.boot, uptime=report.uptime),
+            begun=state in BEGUN or said.serving == target,
+            holds=said.lease == deployment.lease,
+        )
+
+    def state_after(self, deployment: Deployment, said: Said) -> tuple[D, str]:
         """Success is believed only when what serves is what was asked for, and well."""
         target = deployment.to_version.number if deployment.to_version else None
         unproven = said.serving != target or (target is not None and said.healthy is not True)
         if said.phase == "succeeded" and unproven:
-            return D.VERIFYING
-        return (_ROLLBACK if deployment.is_rollback else _FORWARD)[said.phase]
+            return D.VERIFYING, "success-unproven"
+        states = _ROLLBACK if deployment.is_rollback else _FORWARD
+        return states[said.phase], said.reason_code
 
     def _turn(self, rollout: Rollout, state: R) -> None:
         if state not in ROLLOUT_TRANSITIONS[rollout.state]:
@@ -175,16 +213,41 @@ class Book:
         stage.state = state
         self.notes.append(n.StageMoved(rollout, stage, state))
 
-    def _open(self, deployment: Deployment) -> None:
-        deployment.stage.rollback[D.PENDING] += 1
-        self._move(deployment, D.OFFERED)
+    def _enter(self, deployment: Deployment) -> None:
+        """A new attempt, which counts from now on; its state is the one it begins in."""
+        rollout, stage = deployment.rollout, deployment.stage
+        deployment.number = len(rollout.forward) + len(rollout.rollback)
+        stage.changes += 1
+        if deployment.is_rollback:
+            rollout.rollback.append(deployment)
+            stage.rollback[deployment.state] += 1
+        else:
+            rollout.forward.append(deployment)
+            stage.forward[deployment.state] += 1
+            stage.deployments.append(deployment)
+
+    def _leave(self, deployment: Deployment) -> None:
+        """Another attempt follows it."""
+        deployment.superseded = True
+        stage = deployment.stage
+        stage.changes += 1
+        stage.forward[deployment.state] -= 1
+        stage.deployments.remove(deployment)
+
+    def _hold_slot(self, deployment: Deployment, holds: bool) -> None:
+        was = in_transition(deployment)
+        deployment.holds_lease = holds
+        self._count_moving(deployment, was)
 
     def _move(self, deployment: Deployment, state: D) -> None:
+        was_moving = in_transition(deployment)
         before, deployment.state = deployment.state, state
         stage = deployment.stage
         counts: Counter[D] = stage.rollback if deployment.is_rollback else stage.forward
         counts[before] -= 1
         counts[state] += 1
+        stage.changes += 1
+        self._count_moving(deployment, was_moving)
         key = (deployment.site, deployment.rollout.version.model)
         was, is_active = before in ACTIVE_DEPLOYMENT, state in ACTIVE_DEPLOYMENT
         if is_active and not was:
@@ -193,3 +256,14 @@ class Book:
             self.notes.append(n.Activated(deployment))
         elif was and not is_active:
             self.active[key].remove(deployment)
+
+    def _count_moving(self, deployment: Deployment, was: bool) -> None:
+        if not deployment.is_rollback:
+            deployment.stage.moving += in_transition(deployment) - was
+
+
+def in_transition(deployment: Deployment) -> bool:
+    """Holds a slot, has begun without one being known here, or may: the way back asks nobody."""
+    if deployment.state not in ACTIVE_DEPLOYMENT:
+        return False
+    return deployment.holds_lease or deployment.is_rollback or deployment.state in BEGUN

@@ -1,139 +1,141 @@
-"""The centre in memory: what its book would say after each decision and each verb.
+"""The centre in memory: what its book would say after each decision.
 
 Follows `rollouts/effects.py` and `services.py` line by line where those change rows; decides
 nothing."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import assert_never
 
+from controlplane.domain.decide import decide
+from controlplane.domain.policy import StagePolicy
 from controlplane.domain.rollout import (
     ACTIVE_DEPLOYMENT,
-    BEFORE_SWITCH,
+    ACTIVE_ROLLOUT,
     FINAL_ROLLOUT,
     Begin,
     BeginSoak,
+    CallBack,
     CountSoak,
     Decision,
+    EndOverdue,
     Finish,
+    OfferSites,
+    OnConflict,
     PassStage,
+    Pause,
+    Release,
+    RemoveRetired,
+    RetryFailed,
     RollBack,
     RolloutView,
     SkipStage,
     StartStage,
     Wait,
-    decide,
+    allowed_verbs,
 )
 from controlplane.domain.rollout import DeploymentState as D
 from controlplane.domain.rollout import RolloutState as R
 from controlplane.domain.rollout import StageState as S
 from controlplane.ops.simulation import notes as n
-from controlplane.ops.simulation.book import Book, IllegalStep
+from controlplane.ops.simulation.book import IllegalStep
 from controlplane.ops.simulation.clock import moment
-from controlplane.ops.simulation.rows import (
-    Deployment,
-    Rollout,
-    Stage,
-)
+from controlplane.ops.simulation.rows import Deployment, Rollout, Stage
+from controlplane.ops.simulation.site_steps import latest
+from controlplane.ops.simulation.verbs import Verbs
 from controlplane.ops.simulation.versions import Version
 from controlplane.ops.simulation.views import rollout_view
 
 MAX_STEPS_PER_TURN = 200
-_OPEN_STAGE = (S.PENDING, S.RUNNING, S.SOAKING)
 
 Decide = Callable[[RolloutView, datetime], Decision]
 
 
-class Centre(Book):
-    """`fresh_seconds`: how old a report may be and still count; who is silent for `patience` times
-    that is not waited for."""
+@dataclass(frozen=True, kw_only=True)
+class PlannedStage:
+    """One stage as a plan has it."""
+
+    sites: Sequence[int]
+    soak_seconds: float = 0.0
+    policy: StagePolicy = field(default_factory=StagePolicy)
+    trailing: bool = False
+
+
+class Centre(Verbs):
+    """Who is silent for `patience` times `fresh_seconds` is not waited for."""
 
     def __init__(
-        self, *, sites: int, fresh_seconds: float, patience: float, decide: Decide = decide
+        self,
+        *,
+        sites: int,
+        fresh_seconds: float,
+        patience: float,
+        retry_seconds: float = 60.0,
+        decide: Decide = decide,
     ) -> None:
-        super().__init__(sites=sites)
-        self.fresh_seconds = fresh_seconds
+        super().__init__(sites=sites, fresh_seconds=fresh_seconds, retry_seconds=retry_seconds)
         self.patience = patience
         self.decide = decide
 
-    # What people do
-
-    def plan(self, version: Version, stages: Sequence[tuple[float, Sequence[int]]]) -> Rollout:
-        """A new rollout; each stage as its soak in seconds and its sites."""
-        rollout = Rollout(id=len(self.rollouts) + 1, version=version)
-        for index, (soak_seconds, sites) in enumerate(stages):
-            stage = Stage(index=index, name=f"stage-{index}", soak_seconds=soak_seconds)
-            for site in sites:
-                deployment = Deployment(
-                    rollout=rollout, stage=stage, site=site, is_rollback=False, to_version=version
-                )
-                stage.deployments.append(deployment)
-                rollout.forward.append(deployment)
-            stage.forward[D.PENDING] = len(sites)
+    def plan(
+        self,
+        version: Version,
+        stages: Sequence[PlannedStage],
+        now: float = 0.0,
+        *,
+        barrier: bool = False,
+        welcomes: bool = False,
+        on_conflict: OnConflict = OnConflict.REFUSE,
+    ) -> Rollout:
+        """A new rollout, which queues if another of its model is not over."""
+        others = [r for r in self.rollouts if r.version.model == version.model]
+        active = next((r for r in others if r.state in ACTIVE_ROLLOUT), None)
+        queued = active is not None or any(r.state is R.QUEUED for r in others)
+        rollout = Rollout(
+            id=len(self.rollouts) + 1,
+            version=version,
+            created_at=now,
+            barrier=barrier,
+            welcomes=welcomes,
+            state=R.QUEUED if queued else R.PLANNED,
+        )
+        for index, planned in enumerate(stages):
+            stage = Stage(
+                index=index,
+                name=f"stage-{index}",
+                soak_seconds=planned.soak_seconds,
+                policy=planned.policy,
+                trailing=planned.trailing,
+            )
             rollout.stages.append(stage)
+            for site in planned.sites:
+                self._enter(
+                    Deployment(
+                        rollout=rollout,
+                        stage=stage,
+                        site=site,
+                        is_rollback=False,
+                        to_version=version,
+                    )
+                )
         self.rollouts.append(rollout)
+        if on_conflict is OnConflict.SUPERSEDE and active is not None and can_abort(active):
+            self.abort(active, now, superseded_by=rollout.id)
         return rollout
 
-    def pause(self, rollout: Rollout, now: float) -> None:
-        self._turn(rollout, R.PAUSED)
-        rollout.cause = "paused"
-
-    def resume(self, rollout: Rollout, now: float) -> None:
-        self._turn(rollout, R.RUNNING)
-        rollout.cause = ""
-        for stage in rollout.stages:
-            if stage.state is S.SOAKING:
-                stage.soak_counted_until = now
-
-    def abort(self, rollout: Rollout, now: float) -> None:
-        self._turn(rollout, R.CANCELLING)
-        rollout.cause = "aborted"
-        for stage in rollout.stages:
-            if stage.state in _OPEN_STAGE:
-                self._set_stage(rollout, stage, S.CANCELLED)
-        called_back = self.call_back(rollout, BEFORE_SWITCH)
-        for deployment in rollout.forward:
-            gone = deployment.site in called_back and deployment.state is not D.FAILED
-            if gone or deployment.state is D.PENDING:
-                self._move(deployment, D.CANCELLED)
-
-    def roll_back(
-        self, rollout: Rollout, now: float, reason: str, failed_stages: Sequence[int] = ()
-    ) -> None:
-        self._turn(rollout, R.ROLLING_BACK)
-        rollout.cause = reason
-        for stage in rollout.stages:
-            if stage.index in failed_stages:
-                self._set_stage(rollout, stage, S.FAILED)
-            elif stage.state in _OPEN_STAGE:
-                self._set_stage(rollout, stage, S.CANCELLED)
-        reached_states = ACTIVE_DEPLOYMENT | {D.SUCCEEDED, D.FAILED}
-        reached = [d for d in rollout.forward if d.state in reached_states]
-        ways_back = [(d.site, self.way_back(d)) for d in reached]
-        changes = self.change_wishes(rollout, ways_back, is_offer=False, keep_previous=False)
-        self.cancel_forward(rollout)
-        for old, (_, version) in zip(reached, ways_back, strict=True):
-            back = Deployment(
-                rollout=rollout,
-                stage=old.stage,
-                site=old.site,
-                is_rollback=True,
-                to_version=version,
-                from_version=old.to_version,
-                generation=changes[old.site][1],
-            )
-            rollout.rollback.append(back)
-            self._open(back)
-
-    def way_back(self, deployment: Deployment) -> Version | None:
-        """What a site returns to."""
-        return deployment.from_version
-
-    def cancel_forward(self, rollout: Rollout) -> None:
-        for deployment in rollout.forward:
-            if deployment.state in ACTIVE_DEPLOYMENT or deployment.state is D.PENDING:
-                self._move(deployment, D.CANCELLED)
-
-    # What the engine does
+    def blocked_by(self, rollout: Rollout) -> int | None:
+        """The rollout a queued one waits for: the active one, or one that queued before it."""
+        if rollout.state is not R.QUEUED:
+            return None
+        ahead = [
+            r
+            for r in self.rollouts
+            if r.version.model == rollout.version.model and r is not rollout
+        ]
+        first = next((r for r in ahead if r.state in ACTIVE_ROLLOUT), None)
+        first = first or next((r for r in ahead if r.state is R.QUEUED and r.id < rollout.id), None)
+        return None if first is None else first.id
 
     def steps(self, rollout: Rollout, now: float) -> int:
         """One turn, as far as it goes; how many decisions it took."""
@@ -141,9 +143,10 @@ class Centre(Book):
         for count in range(1, MAX_STEPS_PER_TURN + 1):
             if rollout.state in FINAL_ROLLOUT:
                 return count
+            self.add_late_joiners(rollout)
             decision = self.decide(rollout_view(self, rollout, now), at)
             self.apply(rollout, decision, now)
-            if isinstance(decision, Wait | CountSoak | Finish):
+            if isinstance(decision, Wait | CountSoak | Pause | Finish):
                 return count
         raise IllegalStep(f"{rollout} does not come to rest")
 
@@ -152,56 +155,63 @@ class Centre(Book):
             case Wait():
                 pass
             case CountSoak():
-                self._count_soak(rollout, rollout.stages[decision.stage], decision.seconds, now)
+                self._count_soak(rollout, decision, now)
+            case Release():
+                self._turn(rollout, R.PLANNED)
             case Begin():
                 self._turn(rollout, R.RUNNING)
             case StartStage():
-                self._start_stage(rollout, rollout.stages[decision.stage])
+                self._set_stage(rollout, rollout.stages[decision.stage], S.RUNNING)
+            case OfferSites():
+                self.offer(rollout, rollout.stages[decision.stage], decision.count, now)
+            case RetryFailed():
+                self.try_again(rollout, now, stage_index=decision.stage, forced=False)
+            case EndOverdue():
+                self.end_overdue(rollout, rollout.stages[decision.stage], decision.defer, now)
+            case RemoveRetired():
+                self.remove_retired(rollout, rollout.stages[decision.stage])
+            case CallBack():
+                self.cancel_open(rollout)
             case SkipStage():
                 self._set_stage(rollout, rollout.stages[decision.stage], S.SKIPPED)
             case BeginSoak():
                 self._set_stage(rollout, rollout.stages[decision.stage], S.SOAKING)
                 rollout.stages[decision.stage].soak_counted_until = now
             case PassStage():
-                self._count_soak(rollout, rollout.stages[decision.stage], decision.seconds, now)
+                self._add_soak(rollout, rollout.stages[decision.stage], decision.seconds, now)
                 self._set_stage(rollout, rollout.stages[decision.stage], S.PASSED)
+            case Pause():
+                self._turn(rollout, R.PAUSED)
+                rollout.cause, rollout.pause_code = decision.reason, decision.code
             case RollBack():
                 self.roll_back(rollout, now, decision.reason, decision.failed_stages)
             case Finish():
                 self._finish(rollout, decision.state)
             case _:
-                raise TypeError(f"the simulated centre does not know how to do {decision}")
+                assert_never(decision)
 
-    def _start_stage(self, rollout: Rollout, stage: Stage) -> None:
-        self._set_stage(rollout, stage, S.RUNNING)
-        offered = [d for d in stage.deployments if d.state is D.PENDING]
-        changes = self.change_wishes(
-            rollout,
-            [(d.site, rollout.version) for d in offered],
-            is_offer=True,
-            keep_previous=True,
-        )
-        for deployment in offered:
-            deployment.from_version, deployment.generation = changes[deployment.site]
-            self._move(deployment, D.OFFERED)
+    def _count_soak(self, rollout: Rollout, decision: CountSoak, now: float) -> None:
+        stage = rollout.stages[decision.stage]
+        self._add_soak(rollout, stage, decision.seconds, now)
+        if decision.inconclusive:
+            stage.inconclusive_seconds += decision.inconclusive
+        elif decision.seconds:
+            stage.inconclusive_seconds = 0.0
 
-    def _count_soak(self, rollout: Rollout, stage: Stage, seconds: float, now: float) -> None:
+    def _add_soak(self, rollout: Rollout, stage: Stage, seconds: float, now: float) -> None:
         self.notes.append(n.Soaked(rollout, stage, seconds, stage.soak_counted_until))
         stage.soaked_seconds += seconds
         stage.soak_counted_until = now
 
     def _finish(self, rollout: Rollout, state: R) -> None:
-        if state is R.CANCELLED:
-            self.call_back(rollout, ACTIVE_DEPLOYMENT | {D.FAILED})
-        for deployment in rollout.forward + rollout.rollback:
-            if deployment.state in ACTIVE_DEPLOYMENT:
-                end = D.ROLLBACK_FAILED if deployment.is_rollback else D.CANCELLED
-                self._move(deployment, end)
+        if state not in (R.ROLLED_BACK, R.ROLLBACK_INCOMPLETE):
+            left = ACTIVE_DEPLOYMENT | {D.FAILED}
+            self.call_back(rollout, [d for d in latest(rollout) if d.state in left])
+        self.end([d for d in latest(rollout) if d.state in ACTIVE_DEPLOYMENT], D.CANCELLED)
+        open_back = [d for d in rollout.rollback if d.state in ACTIVE_DEPLOYMENT]
+        self.end(open_back, D.ROLLBACK_FAILED)
         self._turn(rollout, state)
 
-    def call_back(self, rollout: Rollout, states: frozenset[D]) -> set[int]:
-        """Returns sites in these states to the version they had; which sites those were."""
-        rows = [d for d in rollout.forward if d.state in states]
-        wishes = [(d.site, self.way_back(d)) for d in rows]
-        self.change_wishes(rollout, wishes, is_offer=False, keep_previous=False)
-        return {site for site, _ in wishes}
+
+def can_abort(rollout: Rollout) -> bool:
+    return "abort" in allowed_verbs(rollout.state)

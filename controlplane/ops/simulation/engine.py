@@ -4,12 +4,12 @@ What it commits, the judge sees."""
 
 from random import Random
 
-from controlplane.domain.rollout import FINAL_ROLLOUT
+from controlplane.domain.rollout import FINAL_ROLLOUT, RolloutState
 from controlplane.ops.simulation.centre import Centre
 from controlplane.ops.simulation.clock import Clock
 from controlplane.ops.simulation.judge import Judge
 from controlplane.ops.simulation.options import Options
-from controlplane.ops.simulation.rows import Answer, Report, Rollout
+from controlplane.ops.simulation.rows import Answer, Leave, Question, Report, Rollout
 from controlplane.ops.simulation.turns import steps_not_committed
 
 _RING_SECONDS = 0.5
@@ -64,21 +64,45 @@ class Engine:
             return
         self._clock.events += self._centre.steps(rollout, now)
         self.commit()
+        if not is_open(rollout):
+            self._ring_next(rollout)
+
+    def _ring_next(self, ended: Rollout) -> None:
+        """Who queued behind it need not wait for the next tick."""
+        for rollout in self._centre.rollouts:
+            same_model = rollout.version.model == ended.version.model
+            if same_model and rollout.state is RolloutState.QUEUED:
+                self.ring(rollout)
+                return
 
     def commit(self) -> None:
+        if not self._centre.notes:
+            return
         notes, self._centre.notes = self._centre.notes, []
         for note in notes:
             self._judge.committed(note)
 
     # Requests
 
-    def ask(self, site: int, held: int) -> Answer | None:
-        self._centre.seen(site, self._clock.now)
-        return self._centre.answer(site, held)
+    def _lets_in(self, site: int, session: int) -> bool:
+        """Not the agent of a retired site, nor one whose session another has followed."""
+        centre = self._centre
+        return site not in centre.retired and centre.seen(site, session, self._clock.now)
+
+    def ask(self, site: int, session: int, held: int) -> Answer | None:
+        return self._centre.answer(site, held) if self._lets_in(site, session) else None
+
+    def lease(self, question: Question) -> Leave | None:
+        if not self._lets_in(question.site, question.session):
+            return None
+        answer = self._centre.request_lease(question, self._clock.now)
+        self.commit()
+        return answer
 
     def take(self, report: Report) -> None:
         now = self._clock.now
-        self._centre.seen(report.site, now)
+        if not self._lets_in(report.site, report.session):
+            return
         check = self._judge.before_report(report)
         moved = self._centre.report(report, now)
         self._judge.after_report(report, check)

@@ -7,7 +7,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from controlplane.domain.rollout import FINAL_ROLLOUT
+from controlplane.domain.rollout import (
+    ACTIVE_DEPLOYMENT,
+    FINAL_ROLLOUT,
+    GOOD_END,
+    STAGE_FAILURES,
+)
 from controlplane.domain.rollout import DeploymentState as D
 from controlplane.domain.rollout import RolloutState as R
 from controlplane.domain.rollout import StageState as S
@@ -16,7 +21,8 @@ from controlplane.ops.simulation.clock import Clock
 from controlplane.ops.simulation.invariants import Broken, Invariant
 from controlplane.ops.simulation.options import Options
 from controlplane.ops.simulation.rows import Report, Rollout, Stage
-from controlplane.ops.simulation.truth import Truth
+from controlplane.ops.simulation.site_steps import latest
+from controlplane.ops.simulation.slots import Slots
 from controlplane.ops.simulation.versions import Version
 
 if TYPE_CHECKING:
@@ -26,7 +32,7 @@ if TYPE_CHECKING:
 _EPSILON_SECONDS = 1e-3
 
 
-class Judge(Truth):
+class Judge(Slots):
     """Is told besides what the centre committed, what reports came, and what people did."""
 
     def __init__(self, *, options: Options, clock: Clock) -> None:
@@ -91,17 +97,23 @@ class Judge(Truth):
             case n.Soaked():
                 self._soaked(note)
             case n.RolloutMoved():
+                self.moved(note.rollout, note.state)
                 self._rollout_moved(note.rollout, note.state)
+            case n.Granted():
+                self.granted(note)
+            case n.Ended():
+                self.ended(note)
 
     def _wish_changed(self, note: n.WishChanged) -> None:
         rises = note.generation > note.generation_before
         self._check(Invariant.GENERATION, rises, "site {} at the centre", note.site)
-        if not note.is_offer:
+        if note.offer is None:
             return
+        self.offered(note)
         rollout = note.rollout
         free = rollout.id not in self._on_hold
         self._check(Invariant.HELD, free, "{} offered to site {}", rollout, note.site)
-        self._recorded.setdefault(rollout.id, {})[note.site] = note.before
+        self._recorded.setdefault(rollout.id, {}).setdefault(note.site, note.before)
 
     def _activated(self, note: n.Activated) -> None:
         assert self._centre is not None
@@ -120,15 +132,30 @@ class Judge(Truth):
             self._check(Invariant.STAGES, holds, "{} started {}", rollout, stage.name)
         elif state is S.SOAKING:
             self._soak_began[key] = self._clock.now
+            open_ = stage.forward[D.PENDING] + sum(stage.forward[s] for s in ACTIVE_DEPLOYMENT)
+            self._check(Invariant.STAGES, not open_, "{} soaks {}", rollout, stage.name)
         elif state is S.PASSED:
             self._stage_passed(rollout, stage)
 
     def _stage_passed(self, rollout: Rollout, stage: Stage) -> None:
         began = self._soak_began.get((rollout.id, stage.index), self._clock.now)
         soaked = min(stage.soaked_seconds, self._clock.now - began)
-        enough = soaked >= stage.soak_seconds - _EPSILON_SECONDS
+        enough = stage.promoted or soaked >= stage.soak_seconds - _EPSILON_SECONDS
         self._check(Invariant.SOAK, enough, "{}: {} after {} s", rollout, stage.name, soaked)
-        for deployment in stage.deployments:
+        if (rollout.id, stage.index) not in self._soak_began:
+            raise Broken(Invariant.STAGES, f"{rollout}: {stage.name} passed without its soak")
+        limits, accepted = stage.limits, stage.accepted_at is not None
+        failed = sum(stage.forward[state] for state in STAGE_FAILURES)
+        tolerated = max(limits.failures_tolerated, stage.accepted_failures)
+        holds = failed <= tolerated
+        self._check(
+            Invariant.BROKEN_FAILS, holds, "{}: {} with {} failed", rollout, stage.name, failed
+        )
+        done = [d for d in stage.deployments if d.state is D.SUCCEEDED]
+        again = stage.forward[D.PENDING] + sum(stage.forward[s] for s in ACTIVE_DEPLOYMENT)
+        reached = accepted or len(done) + again >= min(limits.successes_required, limits.sites)
+        self._check(Invariant.STAGES, reached, "{} passed {} early", rollout, stage.name)
+        for deployment in done:
             site, version = deployment.site, rollout.version
             sound = version.flaw_at(site) is None
             self._check(Invariant.BROKEN_FAILS, sound, "{} passed at site {}", rollout, site)
@@ -143,9 +170,15 @@ class Judge(Truth):
         true = note.seconds <= longest + _EPSILON_SECONDS
         self._check(Invariant.SOAK, true, "{} counted {} s", note.rollout, note.seconds)
         model, heard, limit = note.rollout.version.model, self._heard, now - fresh
-        for deployment in note.stage.deployments:
-            if deployment.state is D.SUCCEEDED and heard[deployment.site].get(model, 0.0) < limit:
-                raise Broken(Invariant.SOAK, f"{note.rollout}: site {deployment.site} is silent")
+        silent = [
+            deployment.site
+            for deployment in note.stage.deployments
+            if deployment.state is D.SUCCEEDED
+            and deployment.site not in self._retired
+            and heard[deployment.site].get(model, 0.0) < limit
+        ]
+        few = note.stage.promoted or len(silent) <= note.stage.limits.stale_tolerated
+        self._check(Invariant.SOAK, few, "{}: sites {} are silent", note.rollout, silent)
 
     def _rollout_moved(self, rollout: Rollout, state: R) -> None:
         self._clock.note("{} is {}: {}", rollout, state.value, rollout.cause)
@@ -153,32 +186,35 @@ class Judge(Truth):
             self._on_hold.add(rollout.id)
         if state in FINAL_ROLLOUT:
             self.last_end = self._clock.now
-        if state is R.SUCCEEDED:
-            for deployment in rollout.forward:
-                fine = rollout.version.flaw_at(deployment.site) is None
-                site = deployment.site
-                self._check(Invariant.BROKEN_FAILS, fine, "{} at site {}", rollout, site)
-        elif state is R.CANCELLED:
+        if state in GOOD_END:
+            self._went_well(rollout, state)
+        if state in (R.CANCELLED, R.SUPERSEDED, R.SUCCEEDED_WITH_EXCEPTIONS):
             self._let_go(rollout)
         elif state is R.ROLLED_BACK:
             for site, version in self._recorded.get(rollout.id, {}).items():
                 self._returned(rollout, site, version)
 
+    def _went_well(self, rollout: Rollout, state: R) -> None:
+        for deployment in latest(rollout):
+            site, is_done = deployment.site, deployment.state is D.SUCCEEDED
+            sound = not is_done or rollout.version.flaw_at(site) is None
+            self._check(Invariant.BROKEN_FAILS, sound, "{} at site {}", rollout, site)
+            whole = is_done or state is not R.SUCCEEDED
+            self._check(Invariant.BROKEN_FAILS, whole, "{}: not at site {}", rollout, site)
+
     def _let_go(self, rollout: Rollout) -> None:
-        """An aborted rollout leaves its version only where it had succeeded."""
+        """It leaves its version only where it had succeeded."""
         assert self._centre is not None
-        done = {d.site for d in rollout.forward if d.state is D.SUCCEEDED}
+        done = {d.site for d in latest(rollout) if d.state is D.SUCCEEDED}
         for site, before in self._recorded.get(rollout.id, {}).items():
             wished = self._centre.rows[site][rollout.version.model].desired
-            holds = wished is before or site in done
+            holds = wished is before or site in done or site in self._retired
             self._check(Invariant.HELD, holds, "{} leaves its wish at site {}", rollout, site)
 
     def _returned(self, rollout: Rollout, site: int, version: Version | None) -> None:
         agent, model = self._agents[site], rollout.version.model
-        if any(d.site == site and d.state is D.CANCELLED for d in rollout.forward) and not any(
-            d.site == site for d in rollout.rollback
-        ):
-            return  # called back by an abort before, and not part of the way back
+        if site in self._retired or not any(d.site == site for d in rollout.rollback):
+            return  # called back before, and not part of the way back
         committed = agent.disk.record(model).committed
         number = None if version is None else str(version.number)
         serves = agent.triton.ready.get(model)
@@ -191,6 +227,8 @@ class Judge(Truth):
         """Faults stopped long ago: everything is over, and every site serves what is wished."""
         assert self._centre is not None
         for agent in self._agents:
+            if agent.site in self._retired:
+                continue
             for model, row in self._centre.rows[agent.site].items():
                 wished = row.desired
                 serves = agent.triton.ready.get(model)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from waypost_agent import situation as sit
 
+from controlplane.domain.admission import Instant
 from controlplane.ops.simulation.clock import Clock
 from controlplane.ops.simulation.disk import Disk, Held
 from controlplane.ops.simulation.options import Options
-from controlplane.ops.simulation.rows import Answer, Report, Said
+from controlplane.ops.simulation.rows import Answer, Leave, Question, Report, Said
 
 if TYPE_CHECKING:
     from controlplane.ops.simulation.network import Network
@@ -38,6 +39,8 @@ class Link(ABC):
         self.disk = Disk()
         self.clock_error_seconds = 0.0
         self.up = True
+        self.machine_boots = 1
+        self.machine_up_since = 0.0
         self.forget()
 
     def forget(self) -> None:
@@ -46,10 +49,30 @@ class Link(ABC):
         self._offered: Held | None = None
         self._models: tuple[Said, ...] = ()
         self._seq = 0
+        self._asked: Question | None = None
 
     @abstractmethod
     def wake(self, seconds: float) -> None:
         """Something is wished anew: look no later than that."""
+
+    @abstractmethod
+    def answered(self, question: Question, answer: Leave) -> None:
+        """The last question was answered."""
+
+    @abstractmethod
+    def server_answers(self) -> bool:
+        """Whether the model server is there."""
+
+    @property
+    def session(self) -> int:
+        return self.disk.sessions
+
+    def boottime(self) -> float:
+        return self.clock.now - self.machine_up_since
+
+    def instant(self) -> Instant:
+        """Now, by the clock that nobody can set."""
+        return Instant(boot=str(self.machine_boots), uptime=self.boottime())
 
     def has_news(self) -> bool:
         """Whether a newer wish was heard than the one in force."""
@@ -100,6 +123,7 @@ class Link(ABC):
                     if wished.version
                     else None,
                     previous=None if wished.previous is None else str(wished.previous),
+                    lease_required=wished.lease_required,
                 )
                 for wished in answer.wishes
             ),
@@ -113,15 +137,34 @@ class Link(ABC):
     def offered_generation(self) -> int:
         return 0 if self._offered is None else self._offered.generation
 
+    def ask_lease(self, model: str, generation: int) -> None:
+        """Asks whether it may begin. An answer to an earlier question is not listened to."""
+        self._asked = Question(
+            site=self.site,
+            session=self.session,
+            model=model,
+            generation=generation,
+            asked=self.instant(),
+        )
+        self.network.ask_lease(self, self._asked)
+
+    def hear_lease(self, question: Question, answer: Leave) -> None:
+        if self.up and question is self._asked:
+            self._asked = None
+            self.answered(question, answer)
+
     def _report(self) -> bool:
         """Whether it was heard."""
         self._seq += 1
         return self.network.report(
             Report(
                 site=self.site,
-                session=self.disk.sessions,
+                session=self.session,
                 seq=self._seq,
                 models=self._models,
                 sent_at=self.clock.now + self.clock_error_seconds,
+                boot=str(self.machine_boots),
+                uptime=self.boottime(),
+                live=self.server_answers(),
             )
         )

@@ -48,6 +48,7 @@ class Mishaps:
         options = self._options
         for rate, strike in (
             (options.agent_crash_rate * options.sites, self._agent_dies),
+            (options.agent_crash_rate * options.sites / 5, self._machine_reboots),
             (options.triton_crash_rate * options.sites, self._triton_dies),
             (options.cut_rate * options.sites, self._site_is_cut_off),
             (1 / 8, self._tier_is_cut_off),
@@ -76,6 +77,9 @@ class Mishaps:
 
     def _agent_dies(self) -> None:
         self._anyone().crash()
+
+    def _machine_reboots(self) -> None:
+        self._anyone().reboot()
 
     def _triton_dies(self) -> None:
         self._anyone().triton_crashes()

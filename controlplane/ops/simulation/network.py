@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from controlplane.ops.simulation.clock import Clock
 from controlplane.ops.simulation.judge import Judge
 from controlplane.ops.simulation.options import Options
-from controlplane.ops.simulation.rows import Answer, Report
+from controlplane.ops.simulation.rows import Answer, Leave, Question, Report
 
 if TYPE_CHECKING:
     from controlplane.ops.simulation.engine import Engine
@@ -52,14 +52,27 @@ class Network:
 
     def poll(self, agent: Link) -> bool:
         """Asks for the wishes; whether an answer came in time."""
-        return self._carry(agent.site, self._ask, agent, agent.offered_generation)
+        return self._carry(agent.site, self._ask, agent, agent.session, agent.offered_generation)
 
     def report(self, report: Report) -> bool:
         """Whether it was taken in time and the sender knows."""
         return self._carry(report.site, self._engine.take, report)
 
-    def _ask(self, agent: Link, held: int) -> None:
-        answer = self._engine.ask(agent.site, held)
+    def ask_lease(self, agent: Link, question: Question) -> None:
+        """The answer, if any comes, goes the same way."""
+        self._carry(agent.site, self._request, agent, question)
+
+    def _request(self, agent: Link, question: Question) -> None:
+        answer = self._engine.lease(question)
+        if answer is not None:
+            self._carry(agent.site, self._reply, agent, question, answer)
+
+    @staticmethod
+    def _reply(agent: Link, question: Question, answer: Leave) -> None:
+        agent.hear_lease(question, answer)
+
+    def _ask(self, agent: Link, session: int, held: int) -> None:
+        answer = self._engine.ask(agent.site, session, held)
         if answer is not None:
             self._carry(agent.site, self._tell, agent, answer)
 

@@ -36,11 +36,24 @@ class WishChanged(NamedTuple):
     after: Version | None
     generation_before: int
     generation: int
-    is_offer: bool
+    offer: Deployment | None
 
 
 class Activated(NamedTuple):
     deployment: Deployment
 
 
-Note = RolloutMoved | StageMoved | Soaked | WishChanged | Activated
+class Ended(NamedTuple):
+    """The centre ended it by itself; the site may not know yet."""
+
+    deployment: Deployment
+
+
+class Granted(NamedTuple):
+    """A lease, while so many sites of the stage might be unavailable."""
+
+    deployment: Deployment
+    max_unavailable: int
+
+
+Note = RolloutMoved | StageMoved | Soaked | WishChanged | Activated | Ended | Granted

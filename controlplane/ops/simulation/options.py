@@ -25,6 +25,7 @@ class Options:
     turn_crash_share: float = 0.05
     wrong_clock_share: float = 0.1
     models: int = 2
+    paired_share: float = 0.1
     poll_seconds: float = 60.0
     tick_seconds: float = 10.0
     patience: float = 10.0

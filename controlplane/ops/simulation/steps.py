@@ -148,6 +148,7 @@ def _switch(agent: Agent, target: sit.Target, wish: sit.Wish) -> Steps:
     agent.verdicts.pop(model, None)
     if target != agent.disk.record(model).committed:
         _begin_attempt(agent, wish, target)
+        agent.judge.switches(agent.site, wish)
     yield _WRITE_SECONDS
     try:
         yield from _load(agent, model, target.version, as_candidate=False)

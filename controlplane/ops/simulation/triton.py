@@ -53,6 +53,15 @@ class Triton:
             states[self._loading[name]] = "LOADING"
         return states
 
+    def sight(self, model: str) -> tuple[str | None, ...]:
+        """What is ready and what is loading, under both names of the model."""
+        names = (model, model + CANDIDATE_SUFFIX)
+        return (*map(self.ready.get, names), *map(self._loading.get, names))
+
+    def is_trying(self, model: str) -> bool:
+        """Whether something is loaded, or being loaded, as the model's candidate."""
+        return bool(self.states(model + CANDIDATE_SUFFIX))
+
     def load(self, model: str, version: str, *, as_candidate: bool) -> float:
         """Begins a load; how many seconds it will take."""
         name = model + CANDIDATE_SUFFIX if as_candidate else model

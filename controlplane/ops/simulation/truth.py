@@ -36,6 +36,7 @@ class Truth:
         self._right_in_place: set[tuple[int, Version]] = set()
         self._last_good: dict[tuple[int, str], str] = {}
         self._held_generation = [0] * options.sites
+        self._appearances: Counter[tuple[int, str]] = Counter()
 
     def _check(self, invariant: Invariant, holds: bool, detail: str, *arguments: Any) -> None:
         self.checked[invariant] += 1
@@ -52,14 +53,19 @@ class Truth:
         """The real model's name is answered by this version from now on."""
         known = (site, version) in self._proven
         self._check(Invariant.PROVEN, known, "site {} answers with {}", site, version)
+        self._appearances[site, version.model] += 1
         if (site, version) not in self._right_in_place:
-            boot = self._agents[site].triton.boot
-            self._clock.after(_AMENDS_SECONDS, self._still_answers, site, version, boot)
+            seen = self._appearance(site, version.model)
+            self._clock.after(_AMENDS_SECONDS, self._still_answers, site, version, seen)
 
-    def _still_answers(self, site: int, version: Version, boot: int) -> None:
+    def _appearance(self, site: int, model: str) -> tuple[int, int]:
+        """Which boot of the server, and which load of the model: a version may come twice."""
+        return self._agents[site].triton.boot, self._appearances[site, model]
+
+    def _still_answers(self, site: int, version: Version, seen: tuple[int, int]) -> None:
         agent = self._agents[site]
-        triton = agent.triton
-        lingers = triton.boot == boot and triton.ready.get(version.model) == str(version.number)
+        same = self._appearance(site, version.model) == seen
+        lingers = same and agent.triton.ready.get(version.model) == str(version.number)
         wrong = lingers and (site, version) not in self._right_in_place and self._is_awake(agent)
         self._check(Invariant.REFUTED, not wrong, "site {} still answers with {}", site, version)
 
@@ -74,21 +80,28 @@ class Truth:
         elif is_right:
             self._right_in_place.add((site, version))
             self._last_good[site, version.model] = str(version.number)
+            self.is_up(site, version.model)
         else:
-            boot = self._agents[site].triton.boot
+            seen = self._appearance(site, version.model)
             self._clock.after(
-                _WITHDRAWN_SECONDS, self._is_withdrawn, site, version, boot, self._clock.now
+                _WITHDRAWN_SECONDS, self._is_withdrawn, site, version, seen, self._clock.now
             )
+
+    def is_up(self, site: int, model: str) -> None:
+        """It serves something verified, or what is wished: nothing."""
 
     def given_up(self, site: int, version: Version) -> None:
         """The agent wrote down that it failed: whatever it proved before counts no more."""
         self._proven.discard((site, version))
 
-    def _is_withdrawn(self, site: int, version: Version, boot: int, since: float) -> None:
+    def _is_withdrawn(
+        self, site: int, version: Version, seen: tuple[int, int], since: float
+    ) -> None:
         """What was refuted at `since` is gone, if its agent lived to see to it."""
         agent = self._agents[site]
         lingers = agent.triton.ready.get(version.model) == str(version.number)
-        undisturbed = agent.triton.boot == boot and agent.up and agent.up_since <= since
+        same = self._appearance(site, version.model) == seen
+        undisturbed = same and agent.up and agent.up_since <= since
         again = (site, version) in self._proven  # another wish may have brought it once more
         holds = again or not (lingers and undisturbed)
         self._check(Invariant.REFUTED, holds, "site {} goes on with {}", site, version)
@@ -96,6 +109,7 @@ class Truth:
     def unloaded(self, site: int, model: str, *, is_wished: bool) -> None:
         """The agent stopped serving the model. `is_wished`: the centre wants nothing served."""
         if is_wished:
+            self.is_up(site, model)
             self._last_good.pop((site, model), None)
         left = (site, model) in self._last_good
         self._check(Invariant.SERVES, not left, "site {} unloaded {}", site, model)

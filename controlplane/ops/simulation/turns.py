@@ -29,7 +29,7 @@ def steps_not_committed(centre: Centre, rollout: Rollout, now: float) -> None:
     if isinstance(first, Wait | CountSoak):
         return  # it would have changed nothing else, so there is nothing to put back
     model = rollout.version.model
-    generations = list(centre.generations)
+    generations, changed_at = list(centre.generations), dict(centre.changed_at)
     wishes = [(rows, rows.get(model)) for rows in centre.rows]
     active = {key: list(rows) for key, rows in centre.active.items() if key[1] == model}
     kept = _values(rollout)
@@ -41,6 +41,7 @@ def steps_not_committed(centre: Centre, rollout: Rollout, now: float) -> None:
     for row, name, value in kept:
         setattr(row, name, value)
     centre.generations[:] = generations
+    centre.changed_at = changed_at
     for rows, wish in wishes:
         if wish is None:
             rows.pop(model, None)

@@ -1,6 +1,6 @@
-"""Simulated rows to views, as `rollouts/snapshots.py` makes them. Names no site: its counts decide.
+"""What `decide` gets to see of the simulated centre.
 
-Reads only."""
+Follows `rollouts/snapshots.py`, without the words: names and reasons of sites are left out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from controlplane.domain.rollout import (
     ACTIVE_DEPLOYMENT,
+    INFRASTRUCTURE_CODES,
     RolloutView,
     StageView,
 )
@@ -16,6 +17,7 @@ from controlplane.domain.rollout import DeploymentState as D
 from controlplane.domain.rollout import RolloutState as R
 from controlplane.ops.simulation.clock import moment
 from controlplane.ops.simulation.rows import Rollout, Stage
+from controlplane.ops.simulation.site_steps import is_rested, is_retryable
 
 if TYPE_CHECKING:
     from controlplane.ops.simulation.centre import Centre
@@ -29,6 +31,10 @@ def rollout_view(centre: Centre, rollout: Rollout, now: float) -> RolloutView:
         cause=rollout.cause,
         fresh_within=timedelta(seconds=centre.fresh_seconds),
         stages=tuple(_stage_view(centre, rollout, stage, now) for stage in rollout.stages),
+        blocked_by=centre.blocked_by(rollout),
+        superseded_by=rollout.superseded_by,
+        withdrawn="quarantined" if rollout.version in centre.quarantined else "",
+        barrier=rollout.barrier,
     )
 
 
@@ -36,6 +42,9 @@ def _stage_view(centre: Centre, rollout: Rollout, stage: Stage, now: float) -> S
     stale = unhealthy = 0
     if stage.forward[D.SUCCEEDED]:
         stale, unhealthy = _ailing(centre, rollout, stage, now)
+    penalised, held = _waiting(centre, stage, now) if stage.forward[D.PENDING] else (0, 0)
+    retryable, infrastructure = _causes(stage) if stage.forward[D.FAILED] else (0, 0)
+    is_active = any(stage.forward[state] for state in ACTIVE_DEPLOYMENT)
     until = stage.soak_counted_until
     return StageView(
         index=stage.index,
@@ -49,32 +58,83 @@ def _stage_view(centre: Centre, rollout: Rollout, stage: Stage, now: float) -> S
         stale_count=stale,
         unhealthy_count=unhealthy,
         silent=_silent(centre, rollout, stage, now),
+        policy=stage.policy,
+        trailing=stage.trailing,
+        inconclusive_seconds=stage.inconclusive_seconds,
+        promoted=stage.promoted,
+        accepted_at=None if stage.accepted_at is None else moment(stage.accepted_at),
+        accepted_failures=stage.accepted_failures,
+        penalised=penalised,
+        held=held,
+        retryable=retryable,
+        infrastructure=infrastructure,
+        overdue=len(centre.overdue(stage, now)) if is_active else 0,
+        retired=_retired(centre, rollout, stage) if centre.retired else 0,
     )
+
+
+def _waiting(centre: Centre, stage: Stage, now: float) -> tuple[int, int]:
+    """Of the pending: who rest in the penalty box, and whom a freeze holds."""
+    if not centre.freezes and stage.policy.retries == 0:
+        return 0, 0
+    penalised = held = 0
+    for deployment in stage.deployments:
+        if deployment.state is D.PENDING:
+            if not is_rested(deployment, now):
+                penalised += 1
+            elif centre.is_frozen(deployment.site):
+                held += 1
+    return penalised, held
+
+
+def _causes(stage: Stage) -> tuple[int, int]:
+    """Of the failed: with attempts left, and for reasons that say nothing of the version."""
+    if stage.causes[0] != stage.changes:
+        failed = [d for d in stage.deployments if d.state is D.FAILED]
+        stage.causes = (
+            stage.changes,
+            sum(is_retryable(d) for d in failed),
+            sum(d.reason_code in INFRASTRUCTURE_CODES for d in failed),
+        )
+    return stage.causes[1:]
 
 
 def _ailing(centre: Centre, rollout: Rollout, stage: Stage, now: float) -> tuple[int, int]:
     """Of the sites that succeeded: without a fresh report, and reporting that they are not well."""
     model, number = rollout.version.model, rollout.version.number
-    rows, limit = centre.rows, now - centre.fresh_seconds
+    rows, limit, retired = centre.rows, now - centre.fresh_seconds, centre.retired
     stale = unhealthy = 0
     for deployment in stage.deployments:
-        if deployment.state is not D.SUCCEEDED:
+        if deployment.state is not D.SUCCEEDED or deployment.site in retired:
             continue
         row = rows[deployment.site][model]
         if row.reported_at is None or row.reported_at < limit:
             stale += 1
-        elif row.said is None or row.said.serving != number or row.said.healthy is not True:
+        elif row.serving != number or row.healthy is not True:
             unhealthy += 1
     return stale, unhealthy
 
 
+def _retired(centre: Centre, rollout: Rollout, stage: Stage) -> int:
+    now = (stage.changes, len(centre.retired))
+    if stage.left[:2] != now:
+        stage.left = (*now, _left_behind(centre, rollout, stage))
+    return stage.left[2]
+
+
+def _left_behind(centre: Centre, rollout: Rollout, stage: Stage) -> int:
+    there = sum(centre.is_left_behind(d) for d in stage.deployments)
+    back = sum(centre.is_left_behind(d) for d in rollout.rollback if d.stage is stage)
+    return there + back
+
+
 def _silent(centre: Centre, rollout: Rollout, stage: Stage, now: float) -> int:
-    """The unfinished whose agent was not heard of for so long that nobody waits for it."""
-    if rollout.state is R.ROLLING_BACK:
-        rows = [d for d in rollout.rollback if d.stage is stage]
-    elif rollout.state is R.CANCELLING:
-        rows = stage.deployments
-    else:
+    """On their way back, or finishing, whose agent was not heard of for so long that nobody waits
+    for it."""
+    rows = [d for d in rollout.rollback if d.stage is stage] if rollout.rollback else []
+    if rollout.state is R.CANCELLING:
+        rows += stage.deployments
+    if not rows:
         return 0
-    limit = now - centre.patience * centre.fresh_seconds
-    return sum(d.state in ACTIVE_DEPLOYMENT and centre.last_seen[d.site] < limit for d in rows)
+    since = now - centre.patience * centre.fresh_seconds
+    return sum(d.state in ACTIVE_DEPLOYMENT and not centre.heard_of(d.site, since) for d in rows)

@@ -9,6 +9,7 @@ from controlplane.ops.simulation.rows import Said
 
 _PHASES: dict[type[d.Action], str] = {
     d.Fetch: "downloading",
+    d.AskLease: "staged",
     d.Prove: "proving",
     d.UnloadCandidate: "proving",
     d.Switch: "activating",
@@ -31,12 +32,16 @@ def speak(
     serving = seen.serving if seen.triton_live else None
     verdict = seen.verdict
     judged = verdict is not None and serving is not None and verdict.version == serving
+    phase = _phase(wish, record, seen, action, is_resting, before)
+    failure = d.failure_for(wish, record)
     said = Said(
         model=wish.model,
         generation=wish.generation,
-        phase=_phase(wish, record, seen, action, is_resting, before),
+        phase=phase,
         serving=None if serving is None else int(serving),
         healthy=verdict.passed if judged and verdict is not None else None,
+        reason_code=failure.reason_code if failure is not None and phase == "failed" else "",
+        lease=None if seen.lease is None or isinstance(action, d.Settled) else seen.lease.number,
     )
     return before if said == before and before is not None else said
 
@@ -51,16 +56,37 @@ def _phase(
 ) -> str:
     if isinstance(action, d.Settled):
         return "succeeded" if action.succeeded else "failed"
+    if isinstance(action, d.AskLease):
+        return "staged"
     failure = d.failure_for(wish, record)
     if is_resting:
         restoring = isinstance(action, d.Switch) and action.restoring
         return "failed" if restoring and failure is not None else "pending"
     if failure is not None and _is_out_of_the_way(record, seen, action):
         return "failed"
+    if isinstance(action, d.Verify) and failure is None and action.target != wish.target:
+        return "staged" if action.target == record.committed else "verifying"
     said = before.phase if before and before.generation == wish.generation else "pending"
     if isinstance(action, d.Wait):
-        return said if action.reason_code == "working" and said in _MOVING else "pending"
+        if action.reason_code != "working":
+            return "pending"
+        return (
+            said
+            if said in _MOVING
+            else "activating"
+            if _shows_its_switch(wish, seen)
+            else "pending"
+        )
     return _PHASES.get(type(action), said)
+
+
+def _shows_its_switch(wish: sit.Wish, seen: sit.Observed) -> bool:
+    """Triton is in the midst of a switch that began under a lease the agent forgot."""
+    target, states = wish.target, seen.states
+    if not wish.lease_required or target is None:
+        return False
+    moving = any(state in (sit.LOADING, sit.UNLOADING) for state in states.values())
+    return moving and states.get(target.version) in (sit.LOADING, sit.READY)
 
 
 def _is_out_of_the_way(record: sit.Record, seen: sit.Observed, action: d.Action) -> bool:

@@ -7,7 +7,7 @@ from random import Random
 from waypost_agent import decide as d
 from waypost_agent import situation as sit
 
-from controlplane.domain.rollout import decide
+from controlplane.domain.decide import decide
 from controlplane.ops.simulation.agent import Agent, AgentDecide
 from controlplane.ops.simulation.book import IllegalStep
 from controlplane.ops.simulation.centre import Centre, Decide
@@ -23,8 +23,10 @@ from controlplane.ops.simulation.people import People
 from controlplane.ops.simulation.rows import SiteModel
 from controlplane.ops.simulation.summary import Outcome
 from controlplane.ops.simulation.versions import Catalogue, Version
+from controlplane.ops.simulation.wardens import Wardens
 
 _TIER_SHARES = (0.1, 0.3, 0.6)
+_LATE_SHARE = 0.03
 _YEAR = 365 * 86_400.0
 
 
@@ -52,6 +54,7 @@ class World:
             sites=options.sites,
             fresh_seconds=options.fresh_seconds,
             patience=options.patience,
+            retry_seconds=options.poll_seconds,
             decide=parts.decide,
         )
         shared = {"options": options, "clock": self.clock, "rng": self._rng, "judge": self.judge}
@@ -68,12 +71,21 @@ class World:
             for site in range(options.sites)
         ]
         self.judge.attach(self.agents, self.centre)
-        tiers = _tiers(options.sites)
+        self._late = late_sites(options.sites)
+        tiers = _tiers(options.sites - len(self._late))
         self._people = People(
             catalogue=self._catalogue,
             centre=self.centre,
             engine=self.engine,
             tiers=tiers,
+            **shared,  # type: ignore[arg-type]
+        )
+        self._wardens = Wardens(
+            centre=self.centre,
+            engine=self.engine,
+            agents=self.agents,
+            tiers=tiers,
+            late=list(self._late),
             **shared,  # type: ignore[arg-type]
         )
         self._mishaps = Mishaps(
@@ -87,20 +99,32 @@ class World:
 
     def _begin(self) -> None:
         options, rng = self.options, self._rng
+        self._pair_up()
         models = [f"model-{number}" for number in range(1, options.models + 1)]
         for model in models:
             first = self._catalogue.push(Version(model=model, number=1))
             for agent in self.agents:
-                if rng.random() < 0.9:
+                if agent.site not in self._late and rng.random() < 0.9:
                     self._serves_already(agent, first)
         for agent in self.agents:
             if rng.random() < options.wrong_clock_share:
                 agent.clock_error_seconds = rng.uniform(-10, 10) * _YEAR
+            if agent.site in self._late:
+                agent.up = False
+                continue
             agent.start(rng.uniform(0, options.poll_seconds))
         self.engine.start()
         self._people.start(models)
+        self._wardens.start()
         self._mishaps.start()
         self.clock.after(options.calm_from, self._calm_down)
+
+    def _pair_up(self) -> None:
+        """Some neighbours stand in for each other."""
+        for site in range(0, self.options.sites - 1, 2):
+            if self._rng.random() < self.options.paired_share:
+                self.centre.groups |= {site: (site + 1,), site + 1: (site,)}
+        self.judge.groups = self.centre.groups
 
     def _serves_already(self, agent: Agent, version: Version) -> None:
         site, model = agent.site, version.model
@@ -124,6 +148,7 @@ class World:
         self.network.heal()
         self.engine.calm = True
         self.engine.idle_until = 0.0
+        self._wardens.calm_down()
         self._people.calm_down()
 
     def run(self) -> Outcome:
@@ -158,6 +183,11 @@ def _tiers(sites: int) -> list[list[int]]:
         tiers.append(list(range(first, first + count)))
         first += count
     return [*tiers, list(range(first, sites))]
+
+
+def late_sites(sites: int) -> range:
+    """The last few are not there at the beginning."""
+    return range(sites - round(_LATE_SHARE * sites), sites)
 
 
 def simulate(options: Options, parts: Parts | None = None) -> Outcome:

@@ -12,7 +12,8 @@ from controlplane.rollouts.queries import deployment_counts, running_rollouts, s
 from controlplane.web.access import ADD_SITE, START, console_page, refusal
 from controlplane.web.events import event_lines
 from controlplane.web.live import respond
-from controlplane.web.stages import stage_panels
+from controlplane.web.stages import stage_strips
+from controlplane.web.views.rollouts import waiting_word
 
 EVENTS_SHOWN = 10
 # What needs a person stands first.
@@ -36,7 +37,10 @@ def overview(request: HttpRequest) -> HttpResponse:
         context={
             "counters": counters,
             "sites_total": by_health.total(),
-            "running": [(rollout, stage_panels(rollout, counts)) for rollout in running],
+            "running": [
+                (rollout, stage_strips(rollout, counts), waiting_word(rollout))
+                for rollout in running
+            ],
             "events": events,
             "public_url": settings.PUBLIC_URL,
             "may_not_add": refusal(request, ADD_SITE),

@@ -1,20 +1,23 @@
-"""Rollouts: the list, one that refreshes itself, the verbs, and starting one."""
+"""Rollouts: the list, one that refreshes itself, and the sites of a stage."""
 
-from http import HTTPStatus
+from datetime import datetime, timedelta
 
-from django.contrib import messages
 from django.core.paginator import Paginator
-from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
-from django.urls import reverse
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, render
 from django.utils.timezone import now as current_time
 
 from controlplane.audit.queries import events_of
 from controlplane.catalog.queries import models_with_latest
-from controlplane.domain.errors import Conflict, InvalidInput
-from controlplane.domain.rollout import FINAL_ROLLOUT, RolloutState
-from controlplane.rollouts.models import DeploymentKind, Rollout
-from controlplane.rollouts.planning import plan_rollout
+from controlplane.domain.rollout import (
+    FINAL_ROLLOUT,
+    DeploymentState,
+    RolloutState,
+    WaitsFor,
+    allowed_verbs,
+    waits_for,
+)
+from controlplane.rollouts.models import Rollout
 from controlplane.rollouts.queries import (
     deployment_counts,
     find_rollout,
@@ -22,18 +25,28 @@ from controlplane.rollouts.queries import (
     forward_deployments,
     rollouts,
 )
-from controlplane.rollouts.services import start_rollout
-from controlplane.web.access import START, STEER, actor_of, console_page, refusal, require
+from controlplane.web.access import (
+    FREEZE,
+    START,
+    STEER,
+    actor_of,
+    console_page,
+    refusal,
+)
+from controlplane.web.approvals import approval_lines
+from controlplane.web.choices import choices
 from controlplane.web.events import event_lines
-from controlplane.web.forms import ReasonForm, StartForm, add_faults
-from controlplane.web.live import respond, wants_fragment
-from controlplane.web.stages import ROWS_PER_STAGE, stage_panels
-from controlplane.web.verbs import VERB_BY_NAME, Totals, Verb, offers, why_not
+from controlplane.web.facts import rollout_facts
+from controlplane.web.live import respond
+from controlplane.web.look import look_of
+from controlplane.web.situations import no_way_back, situation_of
+from controlplane.web.stages import REACHED, ROWS_PER_STAGE, stage_panels, stage_strips
+from controlplane.web.verbs import offers
+from controlplane.web.words import left_out
 
 PER_PAGE = 25
 SITES_PER_PAGE = 100
 EVENTS_SHOWN = 30
-EXCLUDED_SHOWN = 50
 
 
 @console_page
@@ -52,49 +65,87 @@ def rollout_list(request: HttpRequest) -> HttpResponse:
         fragment="parts/rollouts_live.html",
         context={
             "page": page,
-            "rows": [(rollout, stage_panels(rollout, counts)) for rollout in page],
+            "rows": [
+                (rollout, stage_strips(rollout, counts), waiting_word(rollout)) for rollout in page
+            ],
             "chosen": chosen,
             "filtered": any(chosen.values()),
             "models": [model.name for model in models_with_latest()],
-            "states": [state.value for state in RolloutState],
+            "states": [(state.value, look_of("rollout", state).word) for state in RolloutState],
             "may_not_start": refusal(request, START),
         },
         shows=([(r.pk, r.revision) for r in page], page.paginator.count, sorted(counts.items())),
     )
 
 
+def waiting_word(rollout: Rollout) -> str:
+    """Whom it waits for; empty when nothing is waited for any more."""
+    found = waits_for(RolloutState(rollout.state), rollout.reason_code)
+    return "" if found is WaitsFor.NOTHING else found.value
+
+
 @console_page
 def detail(request: HttpRequest, rollout_id: int) -> HttpResponse:
+    now = current_time()
     rollout = find_rollout(rollout_id)
-    counts = deployment_counts([rollout.pk])
+    facts = rollout_facts(rollout, now)
     rows = first_deployments(rollout, per_stage=ROWS_PER_STAGE)
-    panels = stage_panels(rollout, counts, rows)
+    panels = stage_panels(rollout, facts, rows, now)
+    approvals = approval_lines(rollout, facts.approvals, now)
     events = event_lines(
         events_of(object_type="rollout", object_id=str(rollout.pk), limit=EVENTS_SHOWN)
     )
     refused = refusal(request, STEER)
+    may_freeze = not refusal(request, FREEZE)
+    situation = situation_of(
+        rollout, facts, approvals, actor=actor_of(request), may_freeze=may_freeze, now=now
+    )
+    excluded = [(entry["site"], entry["reason"]) for entry in rollout.excluded]
+    frozen = situation.frozen
     return respond(
         request,
         page="rollouts/detail.html",
         fragment="parts/rollout_live.html",
         context={
             "rollout": rollout,
+            "waiting": waiting_word(rollout),
             "stages": panels,
-            "offers": offers(RolloutState(rollout.state), refused),
+            "offers": offers(situation, refused),
+            "choices": [] if refused else choices(situation),
+            "may_approve": not refused and not situation.not_approver,
+            "returnable": _returnable(rollout, refused or frozen),
+            "approvals": approvals,
+            "expected_end": _expected_end(rollout),
             "events": events,
-            "excluded": rollout.excluded[:EXCLUDED_SHOWN],
-            "excluded_total": len(rollout.excluded),
+            "left_out": left_out(excluded),
+            "left_out_total": len(excluded),
         },
         shows=(
             rollout.revision,
-            sorted(counts.items()),
+            facts.shown,
             [(s.stage.state, s.stage.soaked_seconds, s.stage.reason) for s in panels],
+            [gate.old for panel in panels for gate in panel.gates],
             [(row.pk, row.state, row.reason, row.back_state, row.back_reason) for row in rows],  # type: ignore[attr-defined]  # annotated by the query
+            [(line.valid, line.missing) for line in approvals],
             [line.event.pk for line in events],
-            refused,
+            (refused, frozen),
         ),
         final=rollout.state in FINAL_ROLLOUT,
     )
+
+
+def _returnable(rollout: Rollout, refused: str) -> frozenset[DeploymentState]:
+    """In which states a single site can be sent back by this person."""
+    possible = not refused and "rollback" in allowed_verbs(RolloutState(rollout.state))
+    return REACHED if possible else frozenset()
+
+
+def _expected_end(rollout: Rollout) -> datetime | None:
+    """As planned, from when it began or is to begin; nobody knows while it queues."""
+    begin = rollout.started_at or rollout.start_at
+    if begin is None or rollout.expected_seconds is None:
+        return None
+    return begin + timedelta(seconds=rollout.expected_seconds)
 
 
 @console_page
@@ -104,107 +155,13 @@ def stage(request: HttpRequest, rollout_id: int, stage: str) -> HttpResponse:
     found = get_object_or_404(rollout.stages, name=stage)
     rows = forward_deployments(rollout).filter(stage=found)
     page = Paginator(rows, SITES_PER_PAGE).get_page(request.GET.get("page"))
-    return render(
-        request, "rollouts/stage.html", {"rollout": rollout, "stage": found, "page": page}
-    )
-
-
-@console_page
-def act(request: HttpRequest, rollout_id: int, verb: str) -> HttpResponse:
-    """Asks (GET) and does (POST). One address serves the dialog and the page without script."""
-    chosen = VERB_BY_NAME.get(verb)
-    if chosen is None:
-        raise Http404(f"{verb} is not something that can be done to a rollout.")
-    require(request, STEER)
-    if request.method != "POST":
-        return _ask(request, find_rollout(rollout_id), chosen, ReasonForm(chosen))
-    form = ReasonForm(chosen, request.POST)
-    status = HTTPStatus.UNPROCESSABLE_ENTITY
-    if form.is_valid():
-        try:
-            chosen.service(
-                rollout_id=rollout_id,
-                reason=form.cleaned_data["reason"],
-                actor=actor_of(request),
-                now=current_time(),
-            )
-        except InvalidInput as error:
-            add_faults(form, error)
-        except Conflict as error:
-            status = HTTPStatus.CONFLICT
-            form.add_error(None, error.detail)
-        else:
-            messages.success(request, f"Rollout {rollout_id} is {chosen.done}.")
-            return _back_to(request, rollout_id)
-    return _ask(request, find_rollout(rollout_id), chosen, form, status)
-
-
-def _ask(
-    request: HttpRequest,
-    rollout: Rollout,
-    verb: Verb,
-    form: ReasonForm,
-    status: HTTPStatus = HTTPStatus.OK,
-) -> HttpResponse:
-    template = "parts/verb_form.html" if wants_fragment(request) else "rollouts/verb.html"
-    state = RolloutState(rollout.state)
+    refused = refusal(request, STEER)
+    if not refused and refusal(request, FREEZE):
+        refused = no_way_back(current_time())
     context = {
         "rollout": rollout,
-        "verb": verb,
-        "form": form,
-        "effect": verb.effect(_forward_totals(rollout)),
-        "why_not": why_not(verb, state),
-        "possible": [offer.verb for offer in offers(state, "") if not offer.why_not],
-        "in_dialog": wants_fragment(request),
+        "stage": found,
+        "page": page,
+        "returnable": _returnable(rollout, refused),
     }
-    response = render(request, template, context, status=status)
-    response["Cache-Control"] = "no-store"
-    return response
-
-
-def _forward_totals(rollout: Rollout) -> Totals:
-    totals: dict[object, int] = {}
-    for (_, kind), counts in deployment_counts([rollout.pk]).items():
-        if kind == DeploymentKind.FORWARD:
-            for state, count in counts.items():
-                totals[state] = totals.get(state, 0) + count
-    return totals  # type: ignore[return-value]  # keys are DeploymentState
-
-
-def _back_to(request: HttpRequest, rollout_id: int) -> HttpResponse:
-    if not wants_fragment(request):
-        return redirect("rollout", rollout_id=rollout_id)
-    response = HttpResponse(status=HTTPStatus.NO_CONTENT)
-    response["HX-Redirect"] = reverse("rollout", args=[rollout_id])
-    return response
-
-
-@console_page
-def start(request: HttpRequest) -> HttpResponse:
-    require(request, START)
-    """Twice the same form: first it shows the plan, then it starts just the plan that was shown."""
-    first = {"version": request.GET.get("version", "")}
-    form = StartForm(request.POST or None, initial=first)
-    status, planned = HTTPStatus.OK, None
-    if request.method == "POST" and not form.is_valid():
-        status = HTTPStatus.UNPROCESSABLE_ENTITY
-    elif request.method == "POST":
-        try:
-            if request.POST.get("step") == "start":
-                rollout = start_rollout(
-                    **form.asked(current_time()),
-                    note=form.cleaned_data["note"],
-                    expect_plan=request.POST.get("expect_plan", ""),
-                    actor=actor_of(request),
-                )
-                return redirect("rollout", rollout_id=rollout.pk)
-            planned = plan_rollout(**form.asked(current_time()))
-        except InvalidInput as error:
-            status = HTTPStatus.UNPROCESSABLE_ENTITY
-            add_faults(form, error)
-        except Conflict as error:
-            status = HTTPStatus.CONFLICT
-            form.add_error(None, error.detail)
-            if error.code == "plan-changed":
-                planned = plan_rollout(**form.asked(current_time()))
-    return render(request, "rollouts/start.html", {"form": form, "planned": planned}, status=status)
+    return render(request, "rollouts/stage.html", context)

@@ -14,7 +14,15 @@ from controlplane.audit.queries import events_of
 from controlplane.domain.errors import Conflict, InvalidInput
 from controlplane.domain.health import SiteHealth
 from controlplane.fleet.models import Site, Tier
-from controlplane.fleet.queries import active_agent, find_site, regions, servers_of, sites
+from controlplane.fleet.queries import (
+    active_agent,
+    find_site,
+    redundancy_peers,
+    regions,
+    servers_of,
+    sites,
+    windows_by_site,
+)
 from controlplane.fleet.services import create_enrolment_token, create_site
 from controlplane.rollouts.models import SiteModel
 from controlplane.rollouts.queries import (
@@ -23,10 +31,20 @@ from controlplane.rollouts.queries import (
     difference,
     site_statuses,
 )
-from controlplane.web.access import ADD_SITE, ENROL, actor_of, console_page, refusal, require
+from controlplane.web.access import (
+    ADD_SITE,
+    ENROL,
+    PIN,
+    RETIRE_SITE,
+    actor_of,
+    console_page,
+    refusal,
+    require,
+)
 from controlplane.web.events import event_lines
 from controlplane.web.forms import SiteForm, add_faults
 from controlplane.web.live import respond
+from controlplane.web.windows import window_lines
 
 PER_PAGE = 50
 EVENTS_SHOWN = 20
@@ -95,6 +113,9 @@ def detail(request: HttpRequest, name: str) -> HttpResponse:
     agent = active_agent(site)
     servers = list(servers_of(site))
     deployments = list(deployments_at(site.pk, limit=DEPLOYMENTS_SHOWN))
+    windows = window_lines(windows_by_site([site.pk]).get(site.pk, ()), now)
+    peers = len(redundancy_peers(site))
+    may_not_pin = refusal(request, PIN)
     events = event_lines(events_of(object_type="site", object_id=name, limit=EVENTS_SHOWN))
     return respond(
         request,
@@ -109,11 +130,17 @@ def detail(request: HttpRequest, name: str) -> HttpResponse:
             "deployments": deployments,
             "events": events,
             "envelope": envelope(site),
+            "windows": windows,
+            "peers": peers,
             "may_not_enrol": refusal(request, ENROL),
+            "may_not_retire": refusal(request, RETIRE_SITE),
+            "may_not_pin": may_not_pin,
         },
         shows=(
             (_shown(status), status.verdict.reason),
             [(r.reported_phase, r.reported_reason, r.reported_at) for r in status.models],
+            [(r.pinned_by, r.pinned_reason, r.drifted_since) for r in status.models],
+            (windows, peers, site.redundancy_group, may_not_pin),
             agent and (agent.pk, agent.agent_version, agent.observed_generation),
             [(s.pk, s.reported_at) for s in servers],
             [(d.pk, d.state, d.reason) for d in deployments],

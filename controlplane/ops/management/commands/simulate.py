@@ -3,11 +3,15 @@
 The agent's decisions are part of it, so its package must be installed beside the control plane."""
 
 import argparse
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from controlplane.rollouts.snapshots import PATIENCE
+from controlplane.rollouts.evidence import PATIENCE
 
 if TYPE_CHECKING:
     from controlplane.ops.simulation.world import Parts
@@ -34,7 +38,8 @@ class Command(BaseCommand):
         parser.add_argument("--sites", type=int, default=100)
         parser.add_argument("--hours", type=float, default=24.0, help="virtual hours per seed")
         parser.add_argument("--seed", type=int, default=1, help="the first seed")
-        parser.add_argument("--seeds", type=int, default=1, help="how many, one by one")
+        parser.add_argument("--seeds", type=int, default=1, help="how many")
+        parser.add_argument("--jobs", type=int, default=1, help="how many seeds at once")
         for name, meaning in _SHARES.items():
             parser.add_argument(f"--{name.replace('_', '-')}", type=float, help=meaning)
 
@@ -48,23 +53,33 @@ class Command(BaseCommand):
                 f"{error.name} is not installed here; the simulation needs the agent's package "
                 "(pip install -e agents)."
             ) from error
-        if given["seeds"] < 1:
-            raise CommandError(f"--seeds is {given['seeds']}; it must be at least 1.")
+        for name in ("seeds", "jobs"):
+            if given[name] < 1:
+                raise CommandError(f"--{name} is {given[name]}; it must be at least 1.")
         faults = {name: given[name] for name in _SHARES if given[name] is not None}
-        outcomes = []
-        for seed in range(given["seed"], given["seed"] + given["seeds"]):
-            try:
-                options = Options(
+        try:
+            histories = [
+                Options(
                     sites=given["sites"],
                     hours=given["hours"],
                     seed=seed,
                     patience=PATIENCE,
                     **faults,
                 )
-            except ValueError as error:
-                raise CommandError(str(error)) from error
-            outcomes.append(simulate(options, self.parts))
-            self.stderr.write(outcomes[-1].progress())
+                for seed in range(given["seed"], given["seed"] + given["seeds"])
+            ]
+        except ValueError as error:
+            raise CommandError(str(error)) from error
+        outcomes = []
+        with ExitStack() as stack:
+            run = map
+            if given["jobs"] > 1:
+                # Fresh processes: what a forked one would inherit is not its own.
+                pool = ProcessPoolExecutor(given["jobs"], mp_context=get_context("spawn"))
+                run = stack.enter_context(pool).map  # type: ignore[assignment]
+            for outcome in run(partial(simulate, parts=self.parts), histories):
+                outcomes.append(outcome)
+                self.stderr.write(outcome.progress())
         self.stdout.write(summary(outcomes))
         broken = [outcome for outcome in outcomes if outcome.broken]
         if broken:

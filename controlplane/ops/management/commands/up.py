@@ -79,7 +79,7 @@ class Command(BaseCommand):
         self._say(f"broker: {broker.described}")
         if broker.command:
             supervisor.add("broker", broker.command, env)
-        self._say(f"processes: web on {host}:{port}, worker with {processes}, beat")
+        self._say(f"processes: web on {host}:{port}, worker with {processes}, courier, beat")
         web = [sys.executable, "-m", "uvicorn", "controlplane.config.asgi:application"]
         web += ["--host", host, "--port", str(port), "--lifespan", "off", "--no-access-log"]
         web += ["--timeout-graceful-shutdown", "5"]
@@ -92,6 +92,10 @@ class Command(BaseCommand):
         celery = [sys.executable, "-m", "celery", "-A", "controlplane.config", "--quiet"]
         worker = [*celery, "worker", "-c", str(processes), "--without-gossip", "--without-mingle"]
         supervisor.add("worker", worker, env)
+        # Its heartbeat is left out: the worker's sign of life must be the engine's worker's.
+        courier = [*celery, "worker", "-P", "solo", "-Q", "webhooks", "-n", "courier@%h"]
+        courier += ["--without-heartbeat", "--without-gossip", "--without-mingle"]
+        supervisor.add("courier", courier, env)
         # The schedule stands in the settings; beat has nothing to remember between starts.
         supervisor.add("beat", [*celery, "beat", "-S", "celery.beat:Scheduler"], env)
 

@@ -1,0 +1,106 @@
+"""Who is away or changing, as far as anybody knows: what leases and corrections must not add to.
+
+Reads only; counts in the database, since every site of a stage asks, some many times."""
+
+from datetime import datetime, timedelta
+
+from django.db.models import Exists, OuterRef, Q, QuerySet
+
+from controlplane.domain.rollout import ACTIVE_DEPLOYMENT, BEGUN, DeploymentState
+from controlplane.fleet.models import Site
+from controlplane.fleet.queries import redundancy_peers
+from controlplane.rollouts.evidence import since
+from controlplane.rollouts.models import Deployment, DeploymentKind, SiteModel
+
+BUDGET_WINDOW = timedelta(hours=1)
+NAMES = 3
+
+
+def in_transition() -> Q:
+    """Holds a slot, has begun without one being known here, or may: the way back asks nobody."""
+    may_have_begun = Q(state__in=BEGUN) | Q(kind=DeploymentKind.ROLLBACK)
+    under_way = Q(state__in=ACTIVE_DEPLOYMENT) & (Q(holds_lease=True) | may_have_begun)
+    return under_way | Q(may_still_begin=True)
+
+
+def unavailable(row: Deployment, limit: int, now: datetime) -> tuple[int, tuple[str, ...]]:
+    """The other sites of the stage that hold a slot, are switching, or do not serve the model well
+    as far as anybody knows: how many, and once they fill the limit, some by name. Those that were
+    put off or refused are not in it any more.
+
+    Every site of the stage asks, some many times: who is well is not fetched, nor who moves."""
+    others = Deployment.objects.filter(
+        stage=row.stage_id, superseded=False, site__retired_at=None
+    ).exclude(site=row.site_id)
+    # In whatever rollout: one that was called off may have left an agent with a lease.
+    moving = Deployment.objects.filter(
+        in_transition(), model=row.model_id, site__in=others.values("site")
+    )
+    left = (DeploymentState.DEFERRED, DeploymentState.REJECTED)
+    here = OuterRef("site")
+    ailing = unwell(now).filter(
+        Exists(others.exclude(state__in=left).filter(site=here)),
+        ~Exists(moving.filter(site=here)),
+        model=row.model_id,
+    )
+    # In this order: a site that fails between the two is counted twice and not left out.
+    changing = moving.order_by("site__name").values_list("site__name", flat=True).distinct()
+    count = changing.count()
+    names = list(ailing.order_by("site__name").values_list("site__name", flat=True))
+    count += len(names)
+    if count < limit:
+        return count, ()
+    names += changing[:NAMES]
+    return count, tuple(sorted(names)[:NAMES])
+
+
+def unwell(now: datetime) -> QuerySet[SiteModel]:
+    """Where a model that should be served is not served well, as far as anybody knows. Where its
+    first version has not come to be used yet, nothing can be missing."""
+    first = Deployment.objects.filter(
+        site=OuterRef("site"),
+        model=OuterRef("model"),
+        generation=OuterRef("generation"),
+        kind=DeploymentKind.FORWARD,
+        from_version=None,
+    ).exclude(state=DeploymentState.SUCCEEDED)
+    return (
+        SiteModel.objects.exclude(desired=None)
+        .exclude(Q(reported_healthy=True) & since("reported_at", "site__", now))
+        .exclude(Exists(first), reported_serving=None, reported_healthy=None)
+    )
+
+
+def changing(site_id: int, now: datetime) -> int:
+    """Other sites that were let change something within the hour, forward or back."""
+    recent = now - BUDGET_WINDOW
+    rows = Deployment.objects.filter(
+        Q(leased_at__gt=recent) | Q(kind=DeploymentKind.ROLLBACK, offered_at__gt=recent)
+    )
+    return rows.exclude(site_id=site_id).order_by().values("site_id").distinct().count()
+
+
+def changing_limit(percent: int | None) -> int | None:
+    """In whole sites, rounded down, at least one."""
+    if percent is None:
+        return None
+    return max(1, Site.objects.filter(retired_at=None).count() * percent // 100)
+
+
+def unavailable_peer(site: Site, now: datetime) -> str:
+    """A site of the same redundancy group that is changing or not well: the name of one."""
+    peers = redundancy_peers(site)
+    if not peers:
+        return ""
+    moving = Deployment.objects.filter(in_transition(), site__in=peers)
+    name = moving.values_list("site__name", flat=True).first()
+    if name is not None:
+        return str(name)
+    ailing = unwell(now).filter(site__in=peers).values_list("site__name", flat=True)
+    return str(ailing.first() or "")
+
+
+def busy_with(row: Deployment) -> str:
+    """Another model that is being activated at the same site."""
+    others = Deployment.objects.filter(in_transition(), site=row.site_id).exclude(pk=row.pk)
+    return str(others.values_list("model__name", flat=True).first() or "")

@@ -1,0 +1,205 @@
+"""Grants and refuses activation leases: the second gate, asked for by agents.
+
+Gathers the facts under the locks of the rollout and of the fleet's budget, so that no two grants
+can take the same place; `domain/admission.py` says yes or no."""
+
+import math
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Exists, OuterRef, QuerySet
+
+from controlplane.domain.admission import BEGIN_WITHIN_SECONDS, Granted, Instant, LeaseFacts, admit
+from controlplane.domain.errors import Conflict
+from controlplane.domain.policy import policy_of, resolve
+from controlplane.domain.rollout import (
+    ACTIVE_DEPLOYMENT,
+    OUT_OF_STAGE,
+    DeploymentState,
+    RolloutState,
+    StageState,
+)
+from controlplane.domain.windows import WindowKind
+from controlplane.fleet.identity import Caller
+from controlplane.fleet.queries import sites_closed
+from controlplane.rollouts.availability import (
+    busy_with,
+    changing,
+    changing_limit,
+    unavailable,
+    unavailable_peer,
+)
+from controlplane.rollouts.freezes import fleet_budget, frozen_sites
+from controlplane.rollouts.models import Deployment, DeploymentKind, Rollout, SiteModel
+from controlplane.rollouts.services import lock_rollout
+from controlplane.rollouts.snapshots import withdrawn
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaseQuestion:
+    """What an agent asks: may it put this version to work, for this wish? `asked` is when, by its
+    own clock."""
+
+    model: str
+    epoch: int
+    generation: int
+    manifest_digest: str
+    asked: Instant
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaseAnswer:
+    """What an agent is told. Granted: `lease` and within how many seconds it must begin, counted
+    from before it asked. Refused: why, and when to ask again."""
+
+    granted: bool
+    lease: int | None = None
+    begin_within_seconds: int | None = None
+    reason_code: str = ""
+    reason: str = ""
+    retry_seconds: int | None = None
+
+    def document(self) -> dict[str, object]:
+        """As the protocol has it (docs/agent-protocol.md, section 6)."""
+        if self.granted:
+            within = self.begin_within_seconds
+            return {"granted": True, "lease": self.lease, "begin_within_seconds": within}
+        return {
+            "granted": False,
+            "reason_code": self.reason_code,
+            "reason": self.reason,
+            "retry_seconds": self.retry_seconds,
+        }
+
+
+def request_lease(*, caller: Caller, question: LeaseQuestion, now: datetime) -> LeaseAnswer:
+    """Whether the site may put to work now what is wished of the model.
+
+    Asking again is safe: the same deployment gets its slot again. Raises `Conflict`
+    (`wish-superseded`) when that wish is no longer the present one.
+    """
+    with transaction.atomic():
+        wished = _wished(caller, question)
+        rollout_id = wished.values_list("rollout_id", flat=True).first()
+        if rollout_id is None:
+            raise _superseded(question)
+        rollout = lock_rollout(rollout_id, wait=True)
+        assert rollout is not None  # its deployment is there
+        budget = fleet_budget(lock=True)
+        # Again under the locks: it may have been called back meanwhile. The deployment is locked
+        # only now that the rollout is: the engine takes them in that order.
+        row = wished.select_for_update(of=("self",)).select_related("site", "stage").first()
+        if row is None:
+            raise _superseded(question)
+        if row.state not in ACTIVE_DEPLOYMENT:
+            return _for_repair(rollout, row, now)
+        # It asks for a newer wish, so an older lease of it is void.
+        Deployment.objects.filter(
+            may_still_begin=True,
+            site=row.site_id,
+            model=row.model_id,
+            generation__lt=row.generation,
+        ).update(may_still_begin=False)
+        answer = admit(_facts(rollout, row, budget.changing_percent, now))
+        if not isinstance(answer, Granted):
+            return _refused(answer.code, answer.reason)
+        if _is_overtaken(row, question.asked):
+            return LeaseAnswer(
+                granted=True, lease=row.lease, begin_within_seconds=BEGIN_WITHIN_SECONDS
+            )
+        row.lease += 1
+        row.holds_lease, row.leased_at = True, now
+        row.lease_boot = question.asked.boot
+        row.lease_uptime = question.asked.uptime
+        row.save(update_fields=["lease", "holds_lease", "leased_at", "lease_boot", "lease_uptime"])
+        return LeaseAnswer(granted=True, lease=row.lease, begin_within_seconds=BEGIN_WITHIN_SECONDS)
+
+
+def _is_overtaken(row: Deployment, asked: Instant) -> bool:
+    """A copy of the question that the lease answers, or an older one that came late. Written down
+    as the newest, it would let a report from before the lease's end free a slot still in use."""
+    if not row.holds_lease or row.lease_uptime is None or row.lease_boot != asked.boot:
+        return False
+    return asked.uptime <= row.lease_uptime
+
+
+def _for_repair(rollout: Rollout, row: Deployment, now: datetime) -> LeaseAnswer:
+    """The deployment is over and its wish stands: the site mends itself, as after a lost disk, and
+    takes no slot of a rollout. Only what stands above rollouts can say no, and that the version
+    did not come to be used here the first time."""
+    if row.state != DeploymentState.SUCCEEDED:
+        why = f"its part here ended {row.state.replace('_', ' ')} ({row.reason}); a new rollout "
+        return _refused("failed-here", why + "brings it again")
+    if against := withdrawn(rollout.version) or frozen_sites(now, [row.site_id]).get(
+        row.site_id, ""
+    ):
+        return _refused("held", against)
+    return LeaseAnswer(granted=True, lease=row.lease + 1, begin_within_seconds=BEGIN_WITHIN_SECONDS)
+
+
+def _refused(code: str, reason: str) -> LeaseAnswer:
+    return LeaseAnswer(
+        granted=False,
+        reason_code=code,
+        reason=reason[:500],
+        retry_seconds=math.ceil(settings.WAYPOST_POLL_SECONDS),
+    )
+
+
+def _wished(caller: Caller, question: LeaseQuestion) -> QuerySet[Deployment]:
+    """The deployment behind the present wish, if that is what the question is about."""
+    if question.epoch != caller.epoch:
+        return Deployment.objects.none()
+    stands = SiteModel.objects.filter(
+        site=OuterRef("site"), model=OuterRef("model"), generation=OuterRef("generation")
+    )
+    return Deployment.objects.filter(
+        Exists(stands),
+        site_id=caller.site_id,
+        model__name=question.model,
+        generation=question.generation,
+        to_version__manifest_digest=question.manifest_digest,
+        kind=DeploymentKind.FORWARD,
+        superseded=False,
+    ).order_by("pk")
+
+
+def _superseded(question: LeaseQuestion) -> Conflict:
+    return Conflict(
+        "wish-superseded",
+        f"Generation {question.epoch}.{question.generation} is not what is wished of "
+        f"{question.model} now; poll again.",
+    )
+
+
+def _facts(
+    rollout: Rollout, row: Deployment, changing_percent: int | None, now: datetime
+) -> LeaseFacts:
+    of_stage = Deployment.objects.filter(
+        stage=row.stage_id, kind=DeploymentKind.FORWARD, superseded=False
+    )
+    in_stage = of_stage.exclude(state__in=OUT_OF_STAGE).count()
+    limits = resolve(policy_of(row.stage.policy), in_stage)
+    away, names = unavailable(row, limits.max_unavailable, now)
+    limit = changing_limit(changing_percent)
+    closed = sites_closed(WindowKind.ACTIVATION, now=now, site_ids=[row.site_id])
+    return LeaseFacts(
+        rollout_state=RolloutState(rollout.state),
+        cause=rollout.cause,
+        stage=row.stage.name,
+        stage_state=StageState(row.stage.state),
+        stage_sites=in_stage,
+        unavailable=away,
+        max_unavailable=limits.max_unavailable,
+        unavailable_names=names,
+        withdrawn=withdrawn(rollout.version),
+        frozen=frozen_sites(now, [row.site_id]).get(row.site_id, ""),
+        closed=row.site_id in closed,
+        opens_at=closed.get(row.site_id),
+        changing=changing(row.site_id, now) if limit is not None else 0,
+        changing_limit=limit,
+        peer_unavailable=unavailable_peer(row.site, now),
+        busy_with=busy_with(row),
+    )
