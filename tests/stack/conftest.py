@@ -20,7 +20,7 @@ import pytest
 from controlplane.ops.supervisor import Supervisor
 from deploy.demo.models import MODEL_NAME
 from deploy.demo.site import FLEET, DemoSite
-from tests.stack.processes import children_of, end_all, marked, wait_until
+from tests.stack.processes import children_of, end_all, marked, wait_until, what_stays
 
 HOME = Path(__file__).resolve().parents[2]
 COMPONENTS = {
@@ -130,7 +130,7 @@ def stack(
         stack.supervisor.stop()
         for site in stack.sites:
             site.stop()
-        left = {**marked(mark), **marked(str(folder))}
+        left = what_stays(lambda: {**marked(mark), **marked(str(folder))})
         end_all(left)
         assert not left, f"left behind: {left}"
 

@@ -58,6 +58,15 @@ def wait_until(
     return seen
 
 
+def what_stays(look: Callable[[], dict[int, str]], *, seconds: float = 5) -> dict[int, str]:
+    """What `look` still finds after a moment: the kernel closes the sockets of a process that ends
+    before it takes the process off its list, and who waited for the socket is faster."""
+    deadline = time.monotonic() + seconds
+    while (left := look()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
 def end_all(pids: dict[int, str]) -> None:
     """For the clean-up after a failed test only."""
     for pid in pids:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.stack.conftest import HOME
-from tests.stack.processes import end_all, marked, wait_until
+from tests.stack.processes import end_all, marked, wait_until, what_stays
 
 pytestmark = pytest.mark.stack
 
@@ -101,7 +101,7 @@ def test_the_story_goes_as_told_and_no_request_fails(start_demo: Callable[[], Ru
     assert outcome["requests"] >= 1000
     assert 0 < outcome["longest_gap_ms"] < 500
     assert list(outcome["served"].values()) == [{"vad": "2"}] * 3
-    assert run.left() == {}
+    assert what_stays(run.left) == {}
 
 
 def test_an_interrupted_demo_says_so_and_leaves_no_process(start_demo: Callable[[], Run]) -> None:
@@ -111,7 +111,7 @@ def test_an_interrupted_demo_says_so_and_leaves_no_process(start_demo: Callable[
     assert run.process.wait(60) == 1
     assert run.outcome()["ok"] is False
     assert run.outcome()["error"] == "interrupted"
-    assert run.left() == {}
+    assert what_stays(run.left) == {}
 
 
 def test_a_killed_demo_leaves_no_process(start_demo: Callable[[], Run]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.stack.conftest import HOME, free_port
-from tests.stack.processes import end_all, marked, wait_until
+from tests.stack.processes import end_all, marked, wait_until, what_stays
 
 pytestmark = pytest.mark.stack
 
@@ -92,7 +92,7 @@ def test_up_makes_an_admin_serves_refuses_a_second_and_down_ends_all(
     down = installation.manage("down")
     assert down.returncode == 0, down.stderr
     assert up.wait(20) == 0
-    assert marked(installation.mark) == {}
+    assert what_stays(lambda: marked(installation.mark)) == {}
     assert installation.manage("down").stdout == "nothing runs here\n"
 
 
@@ -105,7 +105,7 @@ def test_up_names_a_port_that_is_taken(installation: Installation) -> None:
     assert f"Cannot listen on 127.0.0.1:{installation.env['WAYPOST_PORT']}" in done.stderr
     assert "WAYPOST_PORT=" in done.stderr
     assert "Traceback" not in done.stderr
-    assert marked(installation.mark) == {}
+    assert what_stays(lambda: marked(installation.mark)) == {}
 
 
 def test_a_token_is_printed_alone_so_that_a_script_can_take_it(installation: Installation) -> None:
