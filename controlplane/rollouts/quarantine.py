@@ -39,7 +39,8 @@ def quarantine_version(
         if roll_back:
             require_unfrozen(may_while_frozen, now)
         # Rollouts first, as the engine locks them before anything else.
-        rollouts = [lock_rollout(pk, wait=True) for pk in open_rollout_ids(model_name)]
+        model_id = find_version(model_name, number).model_id
+        rollouts = [lock_rollout(pk, wait=True) for pk in open_rollout_ids(model_id)]
         version = _lock_version(model_name, number)
         if version.state == VersionState.QUARANTINED:
             raise Conflict("version-quarantined", f"{version} is quarantined already.")

@@ -80,12 +80,12 @@ def _look_for_drift(now: datetime) -> None:
         correct_drift(now=now)
 
 
-def open_rollout_ids(model_name: str | None = None) -> list[int]:
+def open_rollout_ids(model_id: int | None = None) -> list[int]:
     """All that are not final, queued ones too; of one model, or of all."""
     states = [state.value for state in FINAL_ROLLOUT]
     rows = Rollout.objects.exclude(state__in=states).order_by("pk")
-    if model_name is not None:
-        rows = rows.filter(model__name=model_name)
+    if model_id is not None:
+        rows = rows.filter(model=model_id)
     return list(rows.values_list("pk", flat=True))
 
 
