@@ -1,6 +1,6 @@
 # Every command of the project. `make` prints this list. Needs make and python 3.11 or 3.12, no more.
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo test test-services simulate-long check lint types arch drift bench openapi \
+.PHONY: help setup up down demo test test-services fuzz simulate-long check lint types arch drift bench openapi \
         lock clean
 
 # python3 if it is one that fits, else a fitting one beside it; what is wrong is said by bootstrap.py.
@@ -14,7 +14,7 @@ help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: ## make every environment (the other targets make what they need)
-	@$(SETUP) control-plane agent triton demo-models
+	@$(SETUP) control-plane agent triton demo-models mlflow convert
 
 up: ## start the control plane: web, worker, beat, broker (WAYPOST_PORT, WAYPOST_DATA_DIR); Ctrl-C stops it
 	@$(SETUP) control-plane
@@ -28,14 +28,18 @@ demo: ## three sites with real Tritons, three rollouts, the console (ONCE=1: che
 	@$(BIN)/python -m deploy.demo $(if $(ONCE),--once)
 
 test: ## the whole suite on the embedded default, with real Tritons
-	@$(SETUP) control-plane agent triton demo-models
+	@$(SETUP) control-plane agent triton demo-models mlflow convert
 	@$(BIN)/python -m tests.suites
 
 test-services: ## the services' tests on PostgreSQL and Redis
 	@$(SETUP) control-plane
 	@$(BIN)/python -m tests.suites services
 
-simulate-long: ## 1,000 simulated sites, 24 virtual hours, 50 seeds, both decisions in the loop (hours)
+fuzz: ## 12,000 requests made from the OpenAPI document, good and bad ones
+	@$(SETUP) control-plane
+	@WAYPOST_FUZZ_REQUESTS=12000 $(BIN)/python -m pytest -q -s --show-capture=no tests/api/test_schemathesis.py
+
+simulate-long: ## 1,000 simulated sites, 24 virtual hours, 50 seeds, both decisions in the loop (under an hour)
 	@$(SETUP) control-plane
 	@DJANGO_SETTINGS_MODULE=tests.settings $(BIN)/python manage.py simulate \
 	  --sites 1000 --hours 24 --seed 1 --seeds 50 --jobs 2
@@ -68,7 +72,7 @@ openapi: ## renew docs/api/openapi.yaml
 	  --file docs/api/openapi.yaml
 
 bench: ## benchmarks, each against a peer measured in the same run
-	@$(SETUP) control-plane
+	@$(SETUP) control-plane agent
 	@$(BIN)/python -m benchmarks
 
 lock: ## resolve every lock file anew
@@ -76,4 +80,4 @@ lock: ## resolve every lock file anew
 	@$(PYTHON) deploy/docker/lock.py
 
 clean: ## remove environments, data of the demo and caches (not ./data)
-	rm -rf .venv .venv-agent .triton .demo test-results
+	rm -rf .venv .venv-agent .triton .demo .mlflow .convert test-results

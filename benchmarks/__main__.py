@@ -15,12 +15,41 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import agent_protocol, plan, rollout_time, tick
+from benchmarks import (
+    agent_protocol,
+    catalogue,
+    delta,
+    download,
+    fit,
+    footprint,
+    herd,
+    plan,
+    push,
+    rollout_time,
+    switch,
+    tick,
+)
 from benchmarks.errors import BenchmarkVoid
 from benchmarks.options import DATABASES, FULL_SIZE, Options
 
 ROOT = Path(__file__).resolve().parent.parent
-BENCHMARKS = {each.NAME: each.run for each in (agent_protocol, plan, tick, rollout_time)}
+BENCHMARKS = {
+    each.NAME: each.run
+    for each in (
+        agent_protocol,
+        plan,
+        fit,
+        catalogue,
+        tick,
+        rollout_time,
+        delta,
+        download,
+        push,
+        footprint,
+        switch,
+        herd,
+    )
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,9 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seconds=given.seconds,
         warm_up_seconds=min(Options.warm_up_seconds, given.seconds),
         agents=given.agents,
+        footprint_seconds=given.footprint_seconds,
+        switches=given.switches,
         databases=tuple(given.database or DATABASES),
         tick_sites=given.tick_sites,
         tick_rollouts=given.tick_rollouts,
+        delta_megabytes=given.delta_megabytes,
+        download_mib=tuple(given.download_mib or Options.download_mib),
+        push_mib=given.push_mib,
         sizes=(*(given.size or Options.sizes), *((FULL_SIZE,) if given.full else ())),
         results=given.results.absolute(),
     )
@@ -65,8 +99,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=_positive, default=Options.seconds)
     parser.add_argument("--tick-sites", type=_at_least_hundred, default=Options.tick_sites)
     parser.add_argument("--tick-rollouts", type=_at_least_one, default=Options.tick_rollouts)
+    parser.add_argument("--switches", type=_at_least_one, default=Options.switches)
     parser.add_argument("--size", action="append", type=_at_least_one, help="of a rollout_time")
+    parser.add_argument(
+        "--delta-megabytes", type=_at_least_one, default=Options.delta_megabytes, metavar="MB"
+    )
+    parser.add_argument(
+        "--download-mib", action="append", type=_at_least_one, metavar="MIB", help="of a download"
+    )
+    parser.add_argument(
+        "--push-mib", type=_at_least_one, default=Options.push_mib, metavar="MIB", help="of a push"
+    )
     parser.add_argument("--full", action="store_true", help=f"rollout_time of {FULL_SIZE} too")
+    parser.add_argument(
+        "--footprint-seconds", type=_positive, default=Options.footprint_seconds, metavar="S"
+    )
     parser.add_argument("--results", type=Path, default=ROOT / Options.results, metavar="FOLDER")
     return parser
 

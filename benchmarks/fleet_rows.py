@@ -12,19 +12,32 @@ REGIONS = 20
 
 
 def make_version(model: str, number: int, now: datetime) -> "Version":
-    """Registered, with a manifest and no bytes: nobody fetches it."""
-    from controlplane.catalog.models import Model, Version, VersionState
+    """Approved, with a manifest and no bytes: nobody fetches it."""
+    from controlplane.catalog.models import Model, Variant, Version, VersionState
 
-    return Version.objects.create(
+    build = {
+        "manifest": {"schema": "waypost.manifest/1", "files": []},
+        "manifest_digest": f"sha256:{model}-{number}",
+        "size_bytes": 1 << 20,
+    }
+    version = Version.objects.create(
         model=Model.objects.get_or_create(name=model, defaults={"created_at": now})[0],
         number=number,
-        state=VersionState.REGISTERED,
-        manifest={"schema": "waypost.manifest/1", "files": []},
-        manifest_digest=f"sha256:{model}-{number}",
-        size_bytes=1 << 20,
+        state=VersionState.APPROVED,
+        **build,
         created_by="bench",
         created_at=now,
     )
+    Variant.objects.create(version=version, name="default", **build)
+    return version
+
+
+def let_in(version: "Version", now: datetime) -> None:
+    """Approves a version whose bytes are stored, whatever they are: filler passes no check."""
+    from controlplane.catalog.models import VersionState
+
+    version.state, version.registered_at = VersionState.APPROVED, now
+    version.save(update_fields=["state", "registered_at"])
 
 
 def session_secret(site: "Site") -> str:

@@ -21,5 +21,10 @@ class Options:
     tick_sites: int = 1000
     tick_rollouts: int = 100
     sizes: tuple[int, ...] = (100, 1000)
+    delta_megabytes: int = 100
+    footprint_seconds: float = 100.0
+    switches: int = 20
+    download_mib: tuple[int, ...] = (256, 1024)
+    push_mib: int = 1024
     databases: tuple[str, ...] = DATABASES
     results: Path = Path("benchmarks/results")

@@ -132,20 +132,20 @@ def _with_rows(sites: int, rounds: int) -> dict[str, Any]:
 
 def _make_rows(sites: int, now: Any) -> None:
     """By hand, in bulk: the services make one site at a time, with events."""
-    from controlplane.catalog.models import Model, Version, VersionState
+    from controlplane.catalog.models import Model, Variant, Version, VersionState
     from controlplane.fleet.models import Accelerator, Agent, Lease, Server, Site
 
     model = Model.objects.create(name=MODEL, created_at=now)
-    Version.objects.create(
+    build = {"manifest": {}, "manifest_digest": "sha256:0", "size_bytes": 1 << 30}
+    version = Version.objects.create(
         model=model,
         number=1,
-        state=VersionState.REGISTERED,
-        manifest={},
-        manifest_digest="sha256:0",
-        size_bytes=1 << 30,
+        state=VersionState.APPROVED,
+        **build,
         created_by="bench",
         created_at=now,
     )
+    Variant.objects.create(version=version, name="default", **build)
     made = Site.objects.bulk_create(
         Site(
             name=_name(n),

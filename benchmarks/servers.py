@@ -36,7 +36,7 @@ def web_server(
     extra: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
     """The flags are those of `manage.py up`: one process, uvloop and httptools where they are."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "uvicorn", f"{application}:application"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--lifespan", "off"]
     command += ["--no-access-log", "--timeout-graceful-shutdown", "5"]
@@ -94,7 +94,7 @@ def server_environment(*, data_dir: Path, database_url: str) -> dict[str, str]:
     }
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -11,6 +11,8 @@ import sys
 
 import django
 
+from benchmarks import fleet_rows
+
 MODEL = "bench"
 _FILES = {"config.pbtxt": b'backend: "python"\n', "golden.json": b"{}\n", "model.py": b"pass\n"}
 
@@ -20,7 +22,7 @@ def make(count: int) -> dict[str, str]:
     from django.db import transaction
     from django.utils import timezone
 
-    from controlplane.catalog.services import create_version, finalise_version, store_blob
+    from controlplane.catalog.services import create_version, store_blob
     from controlplane.fleet.services import create_enrolment_token, create_site
     from controlplane.rollouts.wishes import change_wishes
 
@@ -38,7 +40,7 @@ def make(count: int) -> dict[str, str]:
     for data in _FILES.values():
         digest = hashlib.sha256(data).hexdigest()
         store_blob(version=version, sha256=digest, stream=io.BytesIO(data), now=now)
-    finalise_version(version=version, actor="bench", now=now)
+    fleet_rows.let_in(version, now)
     tokens, ids = {}, []
     for number in range(count):
         fields = {"name": f"site-{number}", "tier": "edge", "region": "bench"}

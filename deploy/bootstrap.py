@@ -51,6 +51,11 @@ ENVIRONMENTS: dict[str, Environment] = {
         "agent environment", ".venv-agent", "agents/requirements.lock", ("agents",)
     ),
     "triton": Environment("Triton", ".triton", "deploy/triton/requirements.lock", ()),
+    # Where an import from MLflow converts models; only an installation that wants that makes it.
+    "convert": Environment("converter", ".convert", "deploy/convert/requirements.lock", ()),
+    "mlflow": Environment(
+        "MLflow server of the tests", ".mlflow", "deploy/mlflow/requirements.lock", ()
+    ),
 }
 STEPS = (*ENVIRONMENTS, "demo-models")
 

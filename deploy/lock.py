@@ -38,6 +38,8 @@ LOCKS = (
         ("deploy/triton/requirements.in",),
         settings="deploy/triton/uv.toml",
     ),
+    Lock("deploy/convert/requirements.lock", ("deploy/convert/requirements.in",)),
+    Lock("deploy/mlflow/requirements.lock", ("deploy/mlflow/requirements.in",)),
 )
 
 

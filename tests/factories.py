@@ -16,20 +16,25 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from controlplane.accounts.models import Scope, User
 from controlplane.accounts.services import create_api_token
-from controlplane.catalog.models import Version
+from controlplane.catalog.approvals import approve_version
+from controlplane.catalog.models import Model, UnsignedPolicy, Version, VersionState
 from controlplane.catalog.services import create_version, finalise_version, store_blob
+from controlplane.catalog.versions import retire
 from controlplane.domain.manifest import SCHEMA
 from controlplane.domain.rollout import FINAL_ROLLOUT, OnConflict, RolloutState
 from controlplane.domain.stages import StageSpec
 from controlplane.fleet.identity import enrol_agent
-from controlplane.fleet.models import Site
+from controlplane.fleet.models import Agent, Site
 from controlplane.fleet.services import create_enrolment_token, create_site, retire_site
 from controlplane.rollouts.models import Rollout
+from controlplane.rollouts.quarantine import quarantine_version
 from controlplane.rollouts.services import advance_rollout, start_rollout
-from controlplane.rollouts.verbs import abort_rollout, pause_rollout, roll_back_rollout
+from controlplane.rollouts.turning_back import roll_back_rollout
+from controlplane.rollouts.verbs import abort_rollout, pause_rollout
 from tests.fake_agent import FakeAgent
 
 ACTOR = "user:tests"
+APPROVERS = ("bo", "cem")
 ALL_AT_ONCE = (StageSpec(name="all", soak_seconds=0),)
 _names = itertools.count(1)
 
@@ -62,6 +67,8 @@ def make_joined_site(
 
 
 def join(site: Site, *, now: datetime) -> FakeAgent:
+    """Its agent allows code of a version's author, and the floor of its Triton is waived: the
+    versions made here run code, and no Triton is behind these agents."""
     key = Ed25519PrivateKey.generate()
     _, secret = create_enrolment_token(site=site, actor=ACTOR, now=now)
     agent = enrol_agent(
@@ -71,16 +78,37 @@ def join(site: Site, *, now: datetime) -> FakeAgent:
         agent_version="0.1.0",
         now=now,
     )
+    Agent.objects.filter(pk=agent.pk).update(executable_allowed=True)
+    site.floor_waiver, site.floor_waiver_by = "a test", ACTOR
+    site.save(update_fields=["floor_waiver", "floor_waiver_by"])
     return FakeAgent(site=site, agent_id=agent.pk, key=key)
 
 
+_CONFIG = """# {label}
+backend: "{backend}"
+max_batch_size: 0
+input [ {{ name: "x" data_type: TYPE_FP32 dims: [ 1 ] }} ]
+output [ {{ name: "y" data_type: TYPE_FP32 dims: [ 1 ] }} ]
+"""
+
+
 def version_files(label: str) -> dict[str, bytes]:
-    """Paths and bytes of a version; other labels, other bytes."""
+    """Paths and bytes of a version that runs code; other labels, other bytes."""
     return {
-        "config.pbtxt": f'name: "m"\nbackend: "python"\n# {label}\n'.encode(),
-        "golden.json": json.dumps({"label": label}).encode(),
+        "config.pbtxt": _CONFIG.format(label=label, backend="python").encode(),
+        "golden.json": golden_file(label),
         "model.py": f"print({label!r})\n".encode(),
     }
+
+
+def golden_file(label: str) -> bytes:
+    tensor = {"datatype": "FP32", "shape": [1], "data": [0.0]}
+    request = {
+        "name": label,
+        "inputs": [{"name": "x", **tensor}],
+        "outputs": [{"name": "y", **tensor}],
+    }
+    return json.dumps({"schema": "waypost.golden/1", "requests": [request]}).encode()
 
 
 def manifest_of(files: Mapping[str, bytes]) -> dict[str, object]:
@@ -92,19 +120,67 @@ def manifest_of(files: Mapping[str, bytes]) -> dict[str, object]:
 
 
 def make_version(
-    model: str = "vad", number: int | None = None, *, registered: bool = True, now: datetime
+    model: str = "vad",
+    number: int | None = None,
+    *,
+    registered: bool = True,
+    state: VersionState = VersionState.APPROVED,
+    files: Mapping[str, bytes] | None = None,
+    author: str = "ana",
+    now: datetime,
 ) -> Version:
-    """A version with its bytes in the artifact store."""
-    files = version_files(f"{model} {next(_names)}")
+    """A version that went the real way to `state`, with its bytes in the artifact store unless it
+    is still uploading (`registered=False` says the same). `registered` in earnest waits for a
+    signature: its model refuses unsigned versions from then on."""
+    files = files or version_files(f"{model} {next(_names)}")
     version, _ = create_version(
-        model_name=model, number=number, manifest=manifest_of(files), actor=ACTOR, now=now
+        model_name=model,
+        number=number,
+        manifest=manifest_of(files),
+        actor=ACTOR,
+        author=author,
+        now=now,
     )
-    if not registered:
+    if not registered or state is VersionState.UPLOADING:
         return version
+    if state is VersionState.REGISTERED:
+        Model.objects.filter(pk=version.model_id).update(unsigned=UnsignedPolicy.REFUSED)
+    return lead_version(version, state, files, now=now)
+
+
+def lead_version(
+    version: Version, state: VersionState, files: Mapping[str, bytes], *, now: datetime
+) -> Version:
+    """Uploads what a reserved version names, finalises it, and leads it to `state`."""
     for data in files.values():
         digest = hashlib.sha256(data).hexdigest()
         store_blob(version=version, sha256=digest, stream=io.BytesIO(data), now=now)
-    return finalise_version(version=version, actor=ACTOR, now=now)
+    version = finalise_version(version=version, actor=ACTOR, now=now)
+    if state in (VersionState.REGISTERED, VersionState.VALIDATED):
+        assert version.state == state
+        return version
+    version = approve(version, now=now)
+    by: dict[str, Any] = {"reason": "the test wants it", "actor": ACTOR, "now": now}
+    if state is VersionState.QUARANTINED:
+        name, number = version.model.name, version.number
+        return quarantine_version(model_name=name, number=number, roll_back=False, **by)
+    return retire(version=version, **by) if state is VersionState.RETIRED else version
+
+
+def approve(version: Version, *people: str, now: datetime) -> Version:
+    """As many of `people` as it takes say yes; it is approved then."""
+    for person in people or APPROVERS:
+        if version.state == VersionState.APPROVED:
+            break
+        version = approve_version(
+            version=version,
+            manifest_digest=version.manifest_digest,
+            person=person,
+            actor=f"user:{person}",
+            now=now,
+        )
+    assert version.state == VersionState.APPROVED, version.state_reason
+    return version
 
 
 def make_rollout(

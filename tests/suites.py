@@ -2,14 +2,17 @@
 
     python -m tests.suites [services]
 
-The last line is `N passed, N failed, N skipped` over all of them; the exit status is 0 only if
-nothing failed and every suite ran some test."""
+Suites that neither open a browser nor start the whole stack run two at a time; each line says whose
+it is. The last line is `N passed, N failed, N skipped` over all of them; the exit status is 0 only
+if nothing failed and every suite ran some test."""
 
 import os
 import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,49 +40,56 @@ class Count:
 
 
 CONTROL_PLANE, AGENT = ".venv/bin/python", ".venv-agent/bin/python"
-SUITES = {
+# What runs beside each other are the lanes of one round; the next round begins when all have ended.
+Lane = tuple[Suite, ...]
+Round = tuple[Lane, ...]
+
+CONTROL_PLANE_SUITE = Suite(
+    name="control-plane",
+    python=CONTROL_PLANE,
+    paths=(
+        "tests/arch",
+        "tests/unit",
+        "tests/simulation",
+        "tests/services",
+        "tests/api",
+        "tests/deploy",
+    ),
+)
+CLI_SUITE = Suite(
+    name="cli",
+    python=CONTROL_PLANE,
+    paths=("cli/tests",),
+    options=("-c", "cli/pyproject.toml"),
+)
+AGENT_SUITE = Suite(
+    name="agent",
+    python=AGENT,
+    paths=("agents/tests",),
+    options=("-c", "agents/pyproject.toml"),
+)
+# Needs the agent's gRPC client; the conftest above it needs Django.
+TRITON_SUITE = Suite(
+    name="triton",
+    python=AGENT,
+    paths=("tests/triton",),
+    options=("-c", "agents/pyproject.toml", "--confcutdir", "tests/triton"),
+)
+# Starts real MLflow servers, from an environment of their own.
+MLFLOW_SUITE = Suite(name="mlflow", python=CONTROL_PLANE, paths=("tests/mlflow",))
+CONSOLE_SUITE = Suite(name="console", python=CONTROL_PLANE, paths=("tests/web",))
+STACK_SUITE = Suite(name="stack", python=CONTROL_PLANE, paths=("tests/stack",))
+SERVICES_SUITE = Suite(
+    name="services",
+    python=CONTROL_PLANE,
+    paths=("tests/services", "tests/api"),
+)
+SUITES: dict[str, tuple[Round, ...]] = {
     "all": (
-        Suite(
-            name="control-plane",
-            python=CONTROL_PLANE,
-            paths=(
-                "tests/arch",
-                "tests/unit",
-                "tests/simulation",
-                "tests/services",
-                "tests/api",
-                "tests/deploy",
-            ),
-        ),
-        Suite(name="console", python=CONTROL_PLANE, paths=("tests/web",)),
-        Suite(
-            name="cli",
-            python=CONTROL_PLANE,
-            paths=("cli/tests",),
-            options=("-c", "cli/pyproject.toml"),
-        ),
-        Suite(
-            name="agent",
-            python=AGENT,
-            paths=("agents/tests",),
-            options=("-c", "agents/pyproject.toml"),
-        ),
-        # Needs the agent's gRPC client; the conftest above it needs Django.
-        Suite(
-            name="triton",
-            python=AGENT,
-            paths=("tests/triton",),
-            options=("-c", "agents/pyproject.toml", "--confcutdir", "tests/triton"),
-        ),
-        Suite(name="stack", python=CONTROL_PLANE, paths=("tests/stack",)),
+        ((CONTROL_PLANE_SUITE, CLI_SUITE), (AGENT_SUITE, TRITON_SUITE, MLFLOW_SUITE)),
+        ((CONSOLE_SUITE, STACK_SUITE),),
     ),
-    "services": (
-        Suite(
-            name="services",
-            python=CONTROL_PLANE,
-            paths=("tests/services", "tests/api"),
-        ),
-    ),
+    "services": (((SERVICES_SUITE,),),),
 }
 DEFAULT_SERVICES = {
     "WAYPOST_TEST_DATABASE_URL": "postgres://postgres@127.0.0.1:5432/waypost",
@@ -97,12 +107,19 @@ def main(arguments: list[str]) -> int:
         for name, default in DEFAULT_SERVICES.items():
             env.setdefault(name, default)
     RESULTS.mkdir(exist_ok=True)
-    counts = [run(suite, env) for suite in SUITES[which]]
+    counts = list(run_all(SUITES[which], env))
     passed, failed, skipped = (
         sum(getattr(count, name) for count in counts) for name in ("passed", "failed", "skipped")
     )
     print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
     return 1 if failed else 0
+
+
+def run_all(rounds: tuple[Round, ...], env: dict[str, str]) -> Iterator[Count]:
+    for lanes in rounds:
+        with ThreadPoolExecutor(len(lanes)) as threads:
+            for counts in threads.map(lambda lane: [run(suite, env) for suite in lane], lanes):
+                yield from counts
 
 
 def run(suite: Suite, env: dict[str, str]) -> Count:
@@ -113,9 +130,19 @@ def run(suite: Suite, env: dict[str, str]) -> Count:
     print(f"== {suite.name}: {' '.join(suite.paths)}", flush=True)
     started = time.monotonic()
     command = [suite.python, "-m", "pytest", "-q", *suite.options, "--rootdir", str(ROOT)]
-    status = subprocess.run(
-        [*command, f"--junitxml={report}", *suite.paths], cwd=ROOT, env=env, check=False
-    ).returncode
+    with subprocess.Popen(
+        [*command, f"--junitxml={report}", *suite.paths],
+        cwd=ROOT,
+        env={**env, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        assert process.stdout is not None  # it is a pipe
+        for line in process.stdout:
+            print(f"{suite.name:>13} | {line}", end="", flush=True)
+    status = process.returncode
     count = read_report(report, status)
     print(f"== {suite.name}: {count} in {time.monotonic() - started:.0f} s", flush=True)
     return count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import secrets
@@ -20,6 +21,7 @@ from versions import MODEL, Version, wish
 AGENT = "0f8fad5b-d9cb-469f-a165-70867728950e"
 SITE = "edge-1"
 TOKEN = "wpe_test-token"
+NEXT_TOKEN = "wpe_next-token"
 
 GRANTED = {"granted": True, "lease": 17, "begin_within_seconds": 60}
 
@@ -34,8 +36,10 @@ class FakeCentre:
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self.public_key: str | None = None
-        self.bound_token: str | None = None
+        self.tokens = {TOKEN: "", NEXT_TOKEN: ""}  # the key each was used by
         self.counter = 0
+        self.rotate_by: str | None = None
+        self.holds = False  # as a centre that knows no polls that stand for a report
         self.nonces: set[str] = set()
         self.sessions: list[str] = []
         self.session: str | None = None
@@ -44,6 +48,7 @@ class FakeCentre:
         self.wishes: dict[str, dict[str, Any]] = {}
         self.blobs: dict[str, bytes] = {}
         self.reports: list[dict[str, Any]] = []
+        self.measurements: list[dict[str, Any]] = []
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.poll_seconds = 0.2
         self.superseded: list[str] = []
@@ -79,6 +84,7 @@ class FakeCentre:
         previous: str | None = None,
         with_blobs: bool = True,
         lease_required: bool = False,
+        also: dict[str, Any] | None = None,
     ) -> int:
         """Wish a version for the model; returns the generation of the wish."""
         with self.lock:
@@ -91,6 +97,7 @@ class FakeCentre:
                 model=model,
                 previous=previous,
                 lease_required=lease_required,
+                also=also,
             )
             return self.generation
 
@@ -154,13 +161,13 @@ class FakeCentre:
 
     def enrol(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         with self.lock:
-            if body["token"] != TOKEN:
+            if body["token"] not in self.tokens:
                 return problem(401, "enrolment-token-invalid")
-            if self.public_key not in (None, body["public_key"]):
+            if self.tokens[body["token"]] not in ("", body["public_key"]):
                 return problem(409, "token-bound-to-another-key")
             if len(base64.b64decode(body["public_key"])) != 32:
                 return problem(422, "invalid-request")
-            self.public_key = body["public_key"]
+            self.tokens[body["token"]] = self.public_key = body["public_key"]
             return 200, {"agent": AGENT, "site": SITE, "poll_seconds": self.poll_seconds}
 
     def challenge(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -178,8 +185,7 @@ class FakeCentre:
                 ["waypost-session-v1", AGENT, body["nonce"], str(body["session_counter"])]
             )
             try:
-                key = Ed25519PublicKey.from_public_bytes(base64.b64decode(self.public_key or ""))
-                key.verify(base64.b64decode(body["signature"]), text.encode())
+                _check(self.public_key or "", body["signature"], text.encode())
             except (InvalidSignature, ValueError):
                 return problem(401, "signature-invalid")
             if body["session_counter"] <= self.counter:
@@ -191,7 +197,24 @@ class FakeCentre:
                 "token": self.session,
                 "expires_seconds": 3600,
                 "session_counter": self.counter,
+                "rotate_by": self.rotate_by,
             }
+
+    def rotate_key(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        with self.lock:
+            if body["nonce"] not in self.nonces:
+                return problem(401, "nonce-invalid")
+            self.nonces.discard(body["nonce"])
+            lines = ["waypost-rotate-key-v1", AGENT, body["nonce"], body["public_key"]]
+            signed = "\n".join(lines).encode()
+            try:
+                _check(body["public_key"], body["new_signature"], signed)
+                if body["public_key"] != self.public_key:
+                    _check(self.public_key or "", body["signature"], signed)
+                    self.public_key, self.session, self.rotate_by = body["public_key"], None, None
+            except (InvalidSignature, ValueError):
+                return problem(401, "signature-invalid")
+            return 200, {"agent": AGENT, "public_key": self.public_key}
 
     def take_report(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         with self.changed:
@@ -207,6 +230,11 @@ class FakeCentre:
                 "superseded": self.superseded,
             }
 
+    def take_measurement(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        with self.lock:
+            self.measurements.append(body)
+            return 200, {"accepted_seq": body["seq"]}
+
     def take_question(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         with self.lock:
             self.lease_questions.append(body)
@@ -214,6 +242,11 @@ class FakeCentre:
             if wished["generation"] != body["generation"]:
                 return problem(409, "wish-superseded")
             return self.lease_answer
+
+
+def _check(public_key: str, signature: str, signed: bytes) -> None:
+    key = Ed25519PublicKey.from_public_bytes(base64.b64decode(public_key))
+    key.verify(base64.b64decode(signature), signed)
 
 
 def problem(status: int, code: str) -> tuple[int, dict[str, Any]]:
@@ -267,11 +300,14 @@ class Handler(BaseHTTPRequestHandler):
             sabotage = centre.sabotage.get(path.partition("/")[0])
         if sabotage is not None and sabotage(self):
             return
+        if self.headers.get("Content-Encoding") == "gzip":
+            raw = gzip.decompress(raw)
         body = json.loads(raw) if raw else {}
         open_calls = {
             "enrol": centre.enrol,
             "challenge": centre.challenge,
             "session": centre.open_session,
+            "rotate-key": centre.rotate_key,
         }
         if method == "POST" and path in open_calls:
             self.send_json(*open_calls[path](body))
@@ -279,6 +315,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_json(*problem(401, "session-invalid"))
         elif method == "POST" and path == "report":
             self.send_json(*centre.take_report(body))
+        elif method == "POST" and path == "measurements":
+            self.send_json(*centre.take_measurement(body))
         elif method == "POST" and path == "lease":
             self.send_json(*centre.take_question(body))
         elif path == "desired":
@@ -294,6 +332,9 @@ class Handler(BaseHTTPRequestHandler):
         etag = f'"{document["epoch"]}.{document["generation"]}"'
         headers = {"ETag": etag, "Waypost-Poll-Seconds": str(centre.poll_seconds)}
         if self.headers.get("If-None-Match") == etag:
+            holds = self.headers.get("Waypost-Holds")
+            if centre.holds and holds == str(centre.reports[-1]["seq"] if centre.reports else None):
+                headers["Waypost-Held"] = holds
             self.send(304, b"", headers)
         else:
             self.send_json(200, document, headers)

@@ -26,11 +26,14 @@ from waypost_agent.ports import (
     VersionState,
 )
 from waypost_agent.protocol import CANDIDATE_SUFFIX
+from waypost_agent.triton_metrics import Scrape
 
 
 class FakeClock:
     def __init__(self) -> None:
         self.now = 1000.0
+        self.boot = "boot-1"
+        self.utc = "2026-11-23T13:12:00Z"
         self.suspended_seconds = 0.0  # which only the boot time counts
         self.while_asleep: Callable[[], None] = lambda: None
 
@@ -41,14 +44,14 @@ class FakeClock:
         return self.now + self.suspended_seconds
 
     def boot_id(self) -> str:
-        return "boot-1"
+        return self.boot
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
         self.while_asleep()
 
     def utc_text(self) -> str:
-        return "2026-11-23T13:12:00Z"
+        return self.utc
 
 
 @dataclass
@@ -71,6 +74,9 @@ class FakeTriton:
         self.running = True
         self.models: dict[str, dict[str, Loaded]] = {}
         self.dies_loading: set[str] = set()
+        self.never_gone: set[str] = set()  # versions that unload for ever
+        self.most_loaded: int | None = None  # versions that find memory together, of all models
+        self.counted: Scrape | None = None  # what its metrics say; None: they cannot be read
         self.passed: set[str] = set()
         self.loads: list[tuple[str, str]] = []
         self.unproven: list[tuple[str, str]] = []
@@ -79,6 +85,11 @@ class FakeTriton:
         """As after a crash: it runs and has nothing loaded."""
         self.models.clear()
         self.running = True
+
+    def states(self, model: str) -> set[str]:
+        """Those of its versions that were ever loaded."""
+        self._settle()
+        return {loaded.state for loaded in self.models.get(model, {}).values()}
 
     def ready(self, model: str) -> set[str]:
         self._settle()
@@ -108,9 +119,10 @@ class FakeTriton:
         self._settle()
         (number,) = config["version_policy"]["specific"]["versions"]
         folder = self.repository / model / number
-        if not (folder / "model.py").is_file():
+        paths = [folder / name for name in ("model.py", "model.onnx")]
+        source = next((path.read_text() for path in paths if path.is_file()), None)
+        if source is None:
             raise LoadRefused("at least one version must be available under the version policy")
-        source = (folder / "model.py").read_text()
         if model in self.dies_loading:
             self.restart()
             raise Retryable("triton-unreachable", "Socket closed")
@@ -122,6 +134,9 @@ class FakeTriton:
         if (loaded := versions.get(number)) is not None and loaded.state == "READY":
             self._drop_others(model, number)
             return
+        if self.most_loaded is not None and self._loaded() >= self.most_loaded:
+            versions[number] = Loaded("UNAVAILABLE", reason="out of memory")
+            raise LoadRefused("out of memory")
         seconds = float(_constant(source, "LOAD_SECONDS"))
         versions[number] = Loaded("LOADING", source=source, until=self.clock.now + seconds)
         self.clock.sleep(min(seconds, timeout_seconds))
@@ -147,6 +162,7 @@ class FakeTriton:
         if number not in self.ready(model):
             raise InferenceRefused("not at ready state")
         source = self.models[model][number].source
+        self.clock.sleep(float(_constant(source, "ANSWER_SECONDS")))
         value = self.answer(model, source)
         if model.endswith(CANDIDATE_SUFFIX) and value == abs(value):
             self.passed.add(source)
@@ -171,10 +187,16 @@ class FakeTriton:
         if source not in self.passed:
             self.unproven.append((model, number))
 
+    def _loaded(self) -> int:
+        versions = [each for model in self.models.values() for each in model.values()]
+        return sum(each.state in ("READY", "LOADING", "UNLOADING") for each in versions)
+
     def _settle(self) -> None:
         for model, versions in list(self.models.items()):
             for number, loaded in list(versions.items()):
                 if loaded.until > self.clock.now:
+                    continue
+                if loaded.state == "UNLOADING" and number in self.never_gone:
                     continue
                 if loaded.state == "LOADING":
                     loaded.state = "READY"

@@ -22,11 +22,14 @@ from typing import Self
 from deploy.triton.wheel_server import Ports, WheelTriton
 from fake_centre import TOKEN, FakeCentre
 from versions import MODEL
-from waypost_agent.agent import Agent, make_triton
-from waypost_agent.cli import main
+from waypost_agent.agent import Agent
+from waypost_agent.cli import main, only_one
 from waypost_agent.config import load_config
 from waypost_agent.identity import Identity
 from waypost_agent.log import set_up
+from waypost_agent.model_config import overlay
+from waypost_agent.server import make_triton
+from waypost_agent.triton import PbtxtCodec
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TRITON_ENVIRONMENT = CHECKOUT / ".triton"
@@ -56,13 +59,16 @@ def run_agent(
     config = replace(config, limits=replace(config.limits, **limits))
     membership = Identity(config.state_dir).membership()
     assert membership is not None
-    Agent(config, membership, checkpoint=die).run()
+    with only_one(config.state_dir):
+        Agent(config, membership, checkpoint=die).run()
 
 
 class Site:
     """`with Site(folder) as site:` has a Triton that runs and an agent that joined."""
 
-    def __init__(self, folder: Path, *, start_triton: bool = True, timeouts: str = "") -> None:
+    def __init__(
+        self, folder: Path, *, start_triton: bool = True, timeouts: str = "", triton: str = ""
+    ) -> None:
         self.folder = folder
         self.repository = folder / "repository"
         self.repository.mkdir()
@@ -79,15 +85,19 @@ class Site:
         self.config_path = folder / "agent.toml"
         self.config_path.write_text(
             f'state_dir = "{folder}/state"\n'
+            "allow_executable = true\n"  # the versions of these tests are of the python backend
             "[triton]\n"
             f'grpc_url = "127.0.0.1:{self.ports.grpc}"\n'
             f'http_url = "http://127.0.0.1:{self.ports.http}"\n'
+            f'metrics_url = "http://127.0.0.1:{self.ports.metrics}/metrics"\n'
             f'repository = "{self.repository}"\n'
             f'secret_file = "{folder}/secret"\n'
+            f"{triton}\n"
             "[limits]\nreserve_bytes = 1048576\n"
             "[timeouts]\n"
             "observe_seconds = 0.3\n"
             "busy_poll_seconds = 0.05\n"
+            "poll_shortest_seconds = 0.05\n"
             "retry_first_seconds = 0.2\n"
             f"{timeouts}\n"
         )
@@ -137,11 +147,12 @@ class Site:
         log = (self.folder / "agent.log").read_text()[-3000:]
         assert stopped == 0, f"exit status {stopped}\n{log}"
 
-    def ask(self, model: str = MODEL, timeout_seconds: float = 5.0) -> tuple[str, float] | str:
+    def ask(
+        self, model: str = MODEL, timeout_seconds: float = 5.0, ports: Ports | None = None
+    ) -> tuple[str, float] | str:
         """One user's request: `(version, value)`, or what went wrong."""
-        connection = http.client.HTTPConnection(
-            "127.0.0.1", self.ports.http, timeout=timeout_seconds
-        )
+        port = (ports or self.ports).http
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_seconds)
         try:
             return _ask_over(connection, model)
         except (OSError, http.client.HTTPException) as error:
@@ -151,13 +162,28 @@ class Site:
 
     def index_states(self) -> dict[str, str]:
         """`model/version` to its state, by the agent's own client."""
-        client = make_triton(load_config(self.config_path))
+        config = load_config(self.config_path)
+        client = make_triton(config, config.servers[0])
         try:
             return {
                 f"{model}/{version}": entry.state
                 for model, versions in client.index().items()
                 for version, entry in versions.items()
             }
+        finally:
+            client.close()
+
+    def control(self, model: str, version: str | None) -> None:
+        """What an operator's own hand does at the server: load one version alone, or unload."""
+        config = load_config(self.config_path)
+        client = make_triton(config, config.servers[0])
+        try:
+            if version is None:
+                client.unload(model)
+                return
+            text = (self.repository / model / "config.pbtxt").read_text()
+            fields = PbtxtCodec().parse(text)
+            client.load(model, overlay(fields, name=model, version=version), timeout_seconds=10)
         finally:
             client.close()
 

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from fake_centre import TOKEN, FakeCentre, Handler
+from fake_centre import NEXT_TOKEN, TOKEN, FakeCentre, Handler
 from fake_triton import FakeClock
 from versions import make_version
 from waypost_agent import protocol as p
 from waypost_agent.cli import main, only_one
+from waypost_agent.identity import Identity
 from waypost_agent.journal import Journal
 from waypost_agent.said import Said
 from waypost_agent.situation import Record
@@ -60,6 +61,38 @@ def test_an_answer_lost_while_joining_does_not_strand_the_site(
     assert main(join) == 1
     assert main(join) == 0
     assert capsys.readouterr().out.startswith("joined")
+
+
+def test_joining_anew_takes_a_new_key_which_no_copy_of_the_disk_has(
+    centre: FakeCentre, config: list[str], tmp_path: Path
+) -> None:
+    assert main(["join", centre.url, "--token", TOKEN, *config]) == 0
+    before = (tmp_path / "state" / "agent.key").read_bytes()
+    assert main(["join", centre.url, "--token", "wpe_wrong", *config]) == 1
+    assert (tmp_path / "state" / "agent.key").read_bytes() == before
+
+    assert main(["join", centre.url, "--token", NEXT_TOKEN, *config]) == 0
+
+    assert (tmp_path / "state" / "agent.key").read_bytes() != before
+    assert Identity(tmp_path / "state").public_key() == centre.public_key
+    assert not Identity(tmp_path / "state").has_next_key()
+
+
+def test_an_answer_lost_while_joining_anew_does_not_strand_the_site_either(
+    centre: FakeCentre, config: list[str], tmp_path: Path
+) -> None:
+    def lose(handler: Handler) -> bool:
+        centre.enrol(json.loads(handler.body))
+        handler.close_connection = True
+        del centre.sabotage["enrol"]
+        return True
+
+    assert main(["join", centre.url, "--token", TOKEN, *config]) == 0
+    centre.sabotage["enrol"] = lose
+    join = ["join", centre.url, "--token", NEXT_TOKEN, *config]
+    assert main(join) == 1
+    assert main(join) == 0
+    assert Identity(tmp_path / "state").public_key() == centre.public_key
 
 
 def test_a_wrong_token_is_told_and_joins_nothing(
@@ -145,8 +178,8 @@ def test_status_works_without_centre_and_without_triton(
     assert main(["status", "--json", *config]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["site"] is None
-    assert document["triton"]["live"] is False
-    assert document["models"] == []
+    (server,) = document["servers"]
+    assert (server["server"], server["triton"]["live"], server["models"]) == ("", False, [])
 
 
 def test_status_says_why_a_model_waits_for_its_lease(
@@ -175,7 +208,7 @@ def test_status_says_why_a_model_waits_for_its_lease(
     assert "staged (max-unavailable), as of 2026-11-23T13:12:00Z" in told
     assert "1 of 4 sites may change at a time" in told
     assert main(["status", "--json", *config]) == 0
-    (model,) = json.loads(capsys.readouterr().out)["models"]
+    (model,) = json.loads(capsys.readouterr().out)["servers"][0]["models"]
     assert model["said"]["reason_code"] == "max-unavailable"
     assert model["said"]["lease"] is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from waypost_agent.config import Config, Timeouts, TritonConfig, load_config, parse_config
 from waypost_agent.errors import ConfigError
 from waypost_agent.limits import GIB, Limits
+from waypost_agent.probation import Probation
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "deploy/agent.example.toml"
 PLAIN: dict[str, Any] = {"state_dir": "/state", "triton": {"repository": "/models"}}
@@ -20,7 +22,7 @@ PLAIN: dict[str, Any] = {"state_dir": "/state", "triton": {"repository": "/model
 def shown_by_the_example() -> dict[str, Any]:
     """What it says with every key that is commented out put in."""
     lines = [
-        line.removeprefix("# ") if line.startswith("# ") and " = " in line else line
+        line.removeprefix("# ") if re.match(r"# \S+ = ", line) else line
         for line in EXAMPLE.read_text().splitlines()
     ]
     return tomllib.loads("\n".join(line for line in lines if not line.startswith("#")))
@@ -29,10 +31,21 @@ def shown_by_the_example() -> dict[str, Any]:
 def test_the_example_has_every_key_and_no_other() -> None:
     shown = shown_by_the_example()
     parse_config(shown)
-    assert set(shown) == {field.name for field in fields(Config)}
+    assert set(shown) - {"triton"} == {field.name for field in fields(Config)} - {"servers"}
     assert set(shown["triton"]) == {field.name for field in fields(TritonConfig)}
+    assert set(shown["probation"]) == {field.name for field in fields(Probation)}
     assert set(shown["timeouts"]) == {field.name for field in fields(Timeouts)}
     assert set(shown["limits"]) == {field.name for field in fields(Limits)}
+
+
+def test_the_example_shows_how_several_servers_are_written() -> None:
+    lines = [line.removeprefix("#") for line in EXAMPLE.read_text().splitlines()]
+    block = [line for line in lines if line.startswith("   ")]
+    config = parse_config({"state_dir": "/state", **tomllib.loads("\n".join(block))})
+    assert config.shares == {
+        "cpu": ("vad", "detect-*"),
+        "gpu": None,
+    }
 
 
 def test_the_example_shows_the_defaults() -> None:
@@ -46,13 +59,13 @@ def test_the_example_shows_the_defaults() -> None:
         assert shown[key] == getattr(given, key) == getattr(plain, key)
     assert shown["gpu_required"] is plain.gpu_required
     for key in ("grpc_url", "http_url", "secret_key"):
-        assert shown["triton"][key] == getattr(plain.triton, key)
+        assert shown["triton"][key] == getattr(plain.servers[0].triton, key)
 
 
 def test_the_least_that_is_needed_is_enough() -> None:
     config = parse_config(PLAIN)
     assert config.state_dir == Path("/state")
-    assert config.triton.repository == Path("/models")
+    assert config.servers[0].triton.repository == Path("/models")
 
 
 def limits(**given: Any) -> dict[str, Any]:

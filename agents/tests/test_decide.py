@@ -57,6 +57,8 @@ class Seen:
     leftovers: frozenset[str] = frozenset()
     recorded: frozenset[str] | None = None
     lease: sit.Lease | None = None
+    damaged: dict[str, str] = field(default_factory=dict)
+    unmended: frozenset[str] = frozenset()
 
     def observed(self) -> sit.Observed:
         return sit.Observed(
@@ -72,6 +74,8 @@ class Seen:
             leftovers=self.leftovers,
             verdict=self.verdict,
             lease=self.lease,
+            damaged=self.damaged,
+            unmended=self.unmended,
         )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,13 @@ import pytest
 
 from versions import make_version
 from waypost_agent import partial
-from world import World
+from waypost_agent.clock import SystemClock
+from waypost_agent.download import Downloader
+from waypost_agent.errors import Retryable
+from waypost_agent.held import Held
+from waypost_agent.limits import Limits
+from waypost_agent.manifest import Manifest, ManifestFile
+from world import FakeBlobs, World
 
 SIZE = 6 << 20
 BIG = {"weights.bin": os.urandom(2 << 20)}
@@ -138,3 +146,59 @@ def test_a_disk_that_is_full_at_any_point_neither_crashes_nor_touches_what_serve
     assert report is not None
     assert (report.phase, report.serving, report.healthy) == ("succeeded", "2", True)
     assert world.triton.unproven == []
+
+
+def test_a_disk_that_fills_up_under_two_connections_costs_a_chunk_of_each_at_most(
+    disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partial, "allocate", lambda descriptor, size: None)  # as on NFS
+    for name in ("pieces.CHUNK_BYTES", "download.CHUNK_BYTES", "download._LEAST_JOB_BYTES"):
+        monkeypatch.setattr(f"waypost_agent.{name}", 100_000)
+    data = BIG["weights.bin"]
+    file = ManifestFile(
+        path="weights.bin",
+        size=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        chunks=tuple(
+            hashlib.sha256(data[at : at + 100_000]).hexdigest()
+            for at in range(0, len(data), 100_000)
+        ),
+    )
+    blobs, lock, fillers = FakeBlobs(), threading.Lock(), list[Path]()
+    blobs.data[file.sha256] = data
+    pieces = 0
+
+    def grab() -> None:
+        nonlocal pieces
+        with lock:
+            pieces += 1
+            if pieces == 800:
+                fillers.append(fill(disk, 64 << 10))
+
+    blobs.between_pieces = grab
+    downloader = Downloader(
+        blobs,
+        clock=SystemClock(),
+        limits=Limits(stall_bytes_per_second=0),
+        should_pause=lambda: False,
+        connections=2,
+    )
+
+    def fetch() -> None:
+        downloader.fetch(
+            file,
+            partial=disk / "partial",
+            destination=disk / "done",
+            held=Held(Manifest(files=(file,), document={}, digest=""), []),
+            set_aside=lambda path, why: None,
+        )
+
+    with pytest.raises(Retryable) as caught:
+        fetch()
+    assert caught.value.code == "disk-full"
+    assert "0 bytes are free" in caught.value.reason
+    fillers[0].unlink()
+    fetch()
+    assert (disk / "done").read_bytes() == data
+    # Of 1,000 bytes. After an error of the disk all is hashed anew, as nobody knows what it lost.
+    assert pieces <= len(data) // 1000 + 2 * 100 + 20

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from waypost_agent.config import Config, TritonConfig
+from waypost_agent.config import Config, ServerConfig, TritonConfig
 from waypost_agent.doctor import FAIL, NOT_APPLICABLE, OK, WARN, check_all, check_document
 from waypost_agent.doctor import check_lines as lines_of
 from waypost_agent.doctor.facts import (
@@ -21,10 +22,16 @@ from waypost_agent.doctor.facts import (
     HostFacts,
     IdentityFacts,
     JournalFacts,
+    MirrorFacts,
     ModelFacts,
     ServerFacts,
+    SharingFacts,
+    TrustFacts,
 )
+from waypost_agent.download_config import DownloadConfig, MirrorConfig
 from waypost_agent.triton_flags import GpuLoadLimit, TritonSettings, triton_command
+from waypost_agent.trust_config import TrustConfig
+from waypost_agent.windows import parse_windows
 
 AGENT, TRITON = 900, 1000
 SECRET = "the-secret-of-this-boot"
@@ -49,12 +56,29 @@ def folder(path: str, **facts: Any) -> FolderFacts:
     return FolderFacts(path=Path(path), **{**usual, **facts})
 
 
+SERVER = ServerConfig(
+    state_dir=Path("/srv/state"),
+    triton=TritonConfig(
+        repository=Path("/srv/models"),
+        user="triton-server",
+        secret_file=Path("/run/triton/secret"),
+    ),
+)
 HEALTHY = Facts(
     config_path=Path("/etc/waypost/agent.toml"),
     config=Config(
         state_dir=Path("/srv/state"),
-        triton=TritonConfig(repository=Path("/srv/models"), user="triton-server"),
+        servers=(SERVER,),
+        trust=TrustConfig(keys=(Path("/etc/waypost/release.pem"),), unsigned="refused"),
+        download=DownloadConfig(
+            mirrors=("https://10.0.0.5:8443",),
+            windows=parse_windows([{"from": "22:00", "to": "06:00"}]),
+        ),
+        mirror=MirrorConfig(secret_file=Path("/etc/waypost/mirror.secret")),
     ),
+    of=SERVER,
+    trust=TrustFacts(fingerprints=("4f1810b0" * 8,)),
+    sharing=SharingFacts(mirrors=(MirrorFacts(url="https://10.0.0.5:8443", status=404),)),
     host=HostFacts(
         python=(3, 11, 7),
         uid=AGENT,
@@ -67,6 +91,7 @@ HEALTHY = Facts(
         triton_user_known=True,
     ),
     state_dir=folder("/srv/state", mode=0o700),
+    home=folder("/srv/state", mode=0o700),
     repository=folder("/srv/models"),
     identity=IdentityFacts(key_mode=0o600, site="edge-1", centre_url="https://waypost.example"),
     centre=CentreFacts(
@@ -186,10 +211,30 @@ def both(first: Change, second: Change) -> Change:
 DEAD = {"live": False, "reason": "Triton does not answer at 127.0.0.1:8001"}
 RESTRICTED = "This protocol is restricted, expecting header 'triton-grpc-protocol-x'"
 
+
+def sharing(**facts: Any) -> Change:
+    return lambda all_facts: replace(all_facts, sharing=SharingFacts(**facts))
+
+
+def neighbour(**facts: Any) -> Change:
+    return sharing(mirrors=(MirrorFacts(url="https://10.0.0.5:8443", **facts),))
+
+
 FAULTS: list[tuple[str, str, str, Change, str, str]] = [
     (
+        "no mirror secret",
+        "mirrors",
+        FAIL,
+        sharing(secret_fault="mirror.secret_file: /x"),
+        "/x",
+        "the same secret",
+    ),
+    ("another mirror secret", "mirrors", FAIL, neighbour(status=401), "does not take", "same"),
+    ("a silent mirror", "mirrors", WARN, neighbour(fault="timed out"), "timed out", "listen"),
+    ("no mirror at all", "mirrors", WARN, neighbour(status=200), "answers 200", "control plane"),
+    (
         "secret not there",
-        "configuration",
+        "triton secret",
         FAIL,
         lambda facts: replace(facts, secret_fault="triton.secret_file: /run/x cannot be read"),
         "/run/x",
@@ -209,6 +254,14 @@ FAULTS: list[tuple[str, str, str, Change, str, str]] = [
         "chown",
     ),
     ("open state folder", "state folder", FAIL, state(mode=0o775), "others", "chmod 700"),
+    (
+        "records of one server where there are several",
+        "state folder",
+        FAIL,
+        lambda facts: replace(facts, left_behind="/srv/state holds the records of the one server"),
+        "the records of the one server",
+        "/srv/state/servers/NAME",
+    ),
     ("as root", "state folder", WARN, host(uid=0), "this is user 0", "as user 900"),
     ("no repository", "model repository", FAIL, models(exists=False), "not a folder", "make it"),
     ("closed", "model repository", FAIL, models(writable=False), "cannot be written", "belong"),
@@ -469,10 +522,11 @@ def test_a_fault_is_found_with_its_cure(
     assert cure in check.cure
 
 
-NO_USER = TritonConfig(repository=Path("/srv/models"))
+PLAIN = replace(SERVER, triton=TritonConfig(repository=Path("/srv/models")))
 NOT_TOLD: list[tuple[str, str, Change]] = [
-    ("no configuration", "triton", lambda facts: replace(facts, config=None, server=None)),
-    ("no Triton's user", "repository closed to Triton", settings(triton=NO_USER)),
+    ("no configuration", "triton", lambda facts: replace(facts, of=None, server=None)),
+    ("no Triton's user", "repository closed to Triton", lambda facts: replace(facts, of=PLAIN)),
+    ("no secret asked for", "triton secret", lambda facts: replace(facts, of=PLAIN)),
     ("GPU not asked for", "gpu", host(gpus=None)),
     ("not joined", "centre", lambda facts: replace(facts, centre=None)),
     ("no Date", "clock", centre(status=200, is_centre=True)),
@@ -490,6 +544,33 @@ NOT_TOLD: list[tuple[str, str, Change]] = [
 )
 def test_what_cannot_be_told_is_not_called_a_fault(name: str, change: Change) -> None:
     assert check_of(change(HEALTHY), name).verdict == NOT_APPLICABLE
+
+
+def test_each_server_is_checked_by_itself_and_the_site_once() -> None:
+    cpu = replace(SERVER, name="cpu", models=("vad",))
+    gpu = replace(SERVER, name="gpu", triton=replace(SERVER.triton, grpc_url="127.0.0.1:9001"))
+    config = Config(state_dir=Path("/srv/state"), servers=(cpu, gpu))
+    well = replace(HEALTHY, config=config, of=cpu)
+    ill = server(**DEAD)(replace(well, of=gpu, models=()))
+    checks = check_all(well, ill)
+    names = [(check.server, check.name) for check in checks]
+    assert len(names) == len(set(names))
+    assert [check.server for check in checks if check.name == "identity"] == [""]
+    assert [(check.server, check.name) for check in checks if check.verdict == FAIL] == [
+        ("gpu", "triton")
+    ]
+    assert any(line.startswith("fail            gpu: triton: ") for line in lines_of(checks))
+
+
+def test_a_model_that_serves_where_it_no_longer_belongs_is_found() -> None:
+    cpu = replace(SERVER, name="cpu", models=("noise",))
+    gpu = replace(SERVER, name="gpu")
+    config = Config(state_dir=Path("/srv/state"), servers=(cpu, gpu))
+    check = check_of(replace(HEALTHY, config=config, of=cpu), "record of vad")
+    assert check.verdict == WARN
+    assert "belongs to gpu" in check.seen
+    assert "/srv/models/vad" in check.cure
+    assert check_of(replace(HEALTHY, config=config, of=gpu), "record of vad").verdict == OK
 
 
 def test_without_a_readable_configuration_only_that_fails() -> None:
@@ -525,7 +606,7 @@ def test_the_document_counts_the_verdicts() -> None:
     assert document["counts"][WARN] == 1
     assert document["counts"][FAIL] == 0
     (warned,) = (check for check in document["checks"] if check["verdict"] == WARN)
-    assert set(warned) == {"name", "verdict", "seen", "cure"}
+    assert set(warned) == {"server", "name", "verdict", "seen", "cure"}
 
 
 def test_the_lines_show_each_cure_below_its_finding() -> None:
@@ -534,3 +615,18 @@ def test_the_lines_show_each_cure_below_its_finding() -> None:
     assert lines[place].startswith(FAIL)
     assert lines[place + 1].strip().startswith("-> start Triton with")
     assert lines[-1].endswith("1 failed, 0 with a warning")
+
+
+def test_the_rules_of_the_site_are_told() -> None:
+    assert HEALTHY.config is not None
+    assert "are refused" in check_of(HEALTHY, "executable versions").seen
+    allowed = replace(HEALTHY, config=replace(HEALTHY.config, allow_executable=True))
+    assert "may run code" in check_of(allowed, "executable versions").seen
+    assert check_of(HEALTHY, "download window").seen == "open now"
+    opens = datetime(2026, 11, 24, 22, 0, tzinfo=UTC)
+    closed = check_of(sharing(opens_at=opens)(HEALTHY), "download window")
+    assert (closed.verdict, "opens Tue 2026-11-24 22:00 UTC" in closed.seen) == (OK, True)
+    plain = replace(HEALTHY, config=replace(HEALTHY.config, download=DownloadConfig()))
+    plain = sharing()(plain)
+    for name in ("mirrors", "download window"):
+        assert check_of(plain, name).verdict == NOT_APPLICABLE

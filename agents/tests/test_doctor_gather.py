@@ -11,13 +11,16 @@ import pytest
 
 from fake_centre import TOKEN, FakeCentre, Handler
 from waypost_agent.cli import main
-from waypost_agent.config import Config, TritonConfig
+from waypost_agent.config import Config, ServerConfig, TritonConfig
 from waypost_agent.doctor.gather import ask_centre, gather, look_at_folder, mount_of
 from waypost_agent.doctor.look import command_line, listeners
 from waypost_agent.journal import Journal
 from waypost_agent.situation import Record, Target
 
-CONFIG = Config(state_dir=Path("/s"), triton=TritonConfig(repository=Path("/m")))
+CONFIG = Config(
+    state_dir=Path("/s"),
+    servers=(ServerConfig(state_dir=Path("/s"), triton=TritonConfig(repository=Path("/m"))),),
+)
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ def test_a_joined_agent_at_a_living_centre_is_seen_so(
     assert main(["join", centre.url, "--token", TOKEN, "--config", str(config_path)]) == 0
     centre.sabotage[""] = lives  # /healthz/live is not a path of the agents' API
     asked = len(centre.requests)
-    facts = gather(config_path)
+    (facts,) = gather(config_path)
     disk = shutil.disk_usage(tmp_path)
     assert facts.host.disk_bytes == disk.total
     assert facts.host.free_bytes is not None
@@ -68,7 +71,7 @@ def test_looking_changes_nothing(config_path: Path, tmp_path: Path) -> None:
     (tmp_path / "state/journal/models/echo.json").write_text("{")
     (tmp_path / "state/journal/models/noise.json").write_text('{"committed": 7}')
     before = files(tmp_path)
-    facts = gather(config_path)
+    (facts,) = gather(config_path)
     assert files(tmp_path) == before
     assert facts.journal.unreadable == ("echo.json", "noise.json")
     (model,) = facts.models
@@ -92,7 +95,7 @@ def test_damaged_wishes_and_what_was_set_aside_are_told(tmp_path: Path) -> None:
 
 
 def test_a_configuration_that_cannot_be_read_is_the_only_fact(tmp_path: Path) -> None:
-    facts = gather(tmp_path / "none.toml")
+    (facts,) = gather(tmp_path / "none.toml")
     assert facts.config is None
     assert "none.toml" in (facts.config_fault or "")
 
@@ -196,6 +199,34 @@ def test_the_command_line_is_that_of_the_triton_on_this_port(tmp_path: Path) -> 
         "--strict-readiness=false",
     )
     assert command_line(7001, tmp_path) is None
+
+
+@pytest.mark.parametrize("status", [404, 401])
+def test_a_mirror_is_asked_for_no_file_with_the_secret(
+    centre: FakeCentre, config_path: Path, tmp_path: Path, status: int
+) -> None:
+    (tmp_path / "mirror.secret").write_text("s" * 32 + "\n")
+    config_path.write_text(
+        config_path.read_text()
+        + f'[download]\nmirrors = ["{centre.url}"]\n'
+        + f'[mirror]\nsecret_file = "{tmp_path}/mirror.secret"\n'
+    )
+    shown: list[tuple[str | None, str | None]] = []
+
+    def answer(handler: Handler) -> bool:
+        shown.append((handler.headers["Waypost-Mirror"], handler.headers["Authorization"]))
+        handler.send_json(status, {})
+        return True
+
+    centre.sabotage["blobs"] = answer
+    (facts,) = gather(config_path)
+    assert facts.sharing is not None
+    assert [(each.url, each.status) for each in facts.sharing.mirrors] == [(centre.url, status)]
+    assert shown == [("s" * 32, None)]
+    (tmp_path / "mirror.secret").write_text("short")
+    (facts,) = gather(config_path)
+    assert facts.sharing is not None
+    assert "mirror.secret_file" in str(facts.sharing.secret_fault)
 
 
 def test_the_command_ends_with_one_when_a_check_fails(

@@ -16,7 +16,8 @@ import pytest
 
 from fake_triton import FakeClock
 from waypost_agent import durable, partial
-from waypost_agent.download import MAX_MISMATCHES, Downloader
+from waypost_agent.connection import MAX_MISMATCHES
+from waypost_agent.download import Downloader
 from waypost_agent.errors import Paused, Permanent, RangeRefused, Retryable
 from waypost_agent.held import Held, Place
 from waypost_agent.limits import Limits
@@ -107,7 +108,7 @@ class Site:
     def hold(self, path: Path, data: bytes, file: ManifestFile) -> None:
         """Let the disk already have `data` where a manifest says that `file` lies."""
         path.write_bytes(data)
-        self.places.append((manifest_of(file), lambda _: path))
+        self.places.append(Place(manifest=manifest_of(file), locate=lambda _: path))
 
     def _set_aside(self, path: Path, reason: str) -> None:
         self.set_aside.append((path.read_bytes(), reason))
@@ -122,7 +123,7 @@ def site(tmp_path: Path) -> Site:
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
     """Pieces of 100 kB instead of 16 MiB: three of them make the file."""
-    for module in ("partial", "held", "download"):
+    for module in ("pieces", "download"):
         monkeypatch.setattr(f"waypost_agent.{module}.CHUNK_BYTES", 100_000)
     return 100_000
 
@@ -165,7 +166,7 @@ def test_what_was_hashed_before_a_cut_is_not_read_again_by_the_same_process(
     pread = os.pread
     monkeypatch.setattr(partial.os, "pread", lambda fd, n, at: read.append(at) or pread(fd, n, at))
     assert site.fetch(source) == DATA
-    assert read == [200_000]
+    assert read == []
 
 
 def test_a_partial_that_somebody_touched_meanwhile_is_hashed_anew(site: Site) -> None:
@@ -449,7 +450,7 @@ def test_reading_what_is_here_makes_way_too_and_is_not_begun_anew(
     pread = os.pread
     monkeypatch.setattr(partial.os, "pread", lambda fd, n, at: read.append(at) or pread(fd, n, at))
     assert site.fetch(source) == DATA
-    assert read == [200_000]
+    assert read == []
 
 
 # Time
@@ -600,6 +601,26 @@ def test_bytes_are_durable_before_the_file_gets_its_name(
     for step in order:
         unsynced.append(unsynced[-1] + 1 if step == wrote else 0)
     assert max(unsynced) <= 5  # 64 kB each, split at the ends of the pieces
+
+
+def test_the_disk_begins_with_each_piece_as_it_ends(
+    site: Site, monkeypatch: pytest.MonkeyPatch, small_pieces: int
+) -> None:
+    begun: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        partial, "begin_writing", lambda descriptor, at, length: begun.append((at, length))
+    )
+    assert site.fetch(Source(), with_chunks()) == DATA
+    assert begun == [(0, 100_000), (100_000, 100_000), (200_000, 100_000)]
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+def test_a_system_that_cannot_begin_early_loses_nothing(
+    site: Site, monkeypatch: pytest.MonkeyPatch, has_it: bool
+) -> None:
+    if not has_it:
+        monkeypatch.setattr(durable, "_sync_file_range", None)
+    assert site.fetch(Source()) == DATA
 
 
 def test_memory_does_not_grow_with_the_file(site: Site) -> None:

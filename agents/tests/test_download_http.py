@@ -8,6 +8,7 @@ import random
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ import pytest
 from fake_centre import FakeCentre, Handler
 from fake_triton import FakeClock
 from waypost_agent.centre import Blobs, Centre
-from waypost_agent.download import MAX_MISMATCHES, Downloader
+from waypost_agent.connection import MAX_MISMATCHES
+from waypost_agent.download import Downloader
 from waypost_agent.errors import Permanent, Retryable
 from waypost_agent.held import Held
 from waypost_agent.limits import Limits
@@ -38,6 +40,7 @@ class Site:
 
     def __init__(self, folder: Path, centre: FakeCentre) -> None:
         self.centre = centre
+        self.file = FILE
         centre.session = "wps_test"
         centre.blobs[FILE.sha256] = DATA
         self.partial, self.done = folder / "partial", folder / "done"
@@ -56,10 +59,10 @@ class Site:
 
     def fetch(self) -> bytes:
         self.downloader.fetch(
-            FILE,
+            self.file,
             partial=self.partial,
             destination=self.done,
-            held=Held(Manifest(files=(FILE,), document={}, digest=""), []),
+            held=Held(Manifest(files=(self.file,), document={}, digest=""), []),
             set_aside=self._set_aside,
         )
         return self.done.read_bytes()
@@ -178,6 +181,23 @@ def test_what_arrives_is_given_on_without_waiting_for_more(site: Site) -> None:
     site.between = look
     assert site.fetch() == DATA
     assert seen[0] == 10
+
+
+def test_what_came_in_small_records_before_a_cut_is_kept(site: Site) -> None:
+    """Small reads are put together while more is there: a cut among them must lose none."""
+
+    def dribble(handler: Handler) -> None:
+        handler.wfile.write(HEAD)
+        for at in range(0, 200_000, 1000):
+            handler.wfile.write(DATA[at : at + 1000])
+        handler.wfile.flush()
+        handler.close_connection = True
+
+    site.once(dribble)
+    with pytest.raises(Retryable):
+        site.fetch()
+    assert site.partial.read_bytes() == DATA[:200_000]
+    assert site.fetch() == DATA
 
 
 # Cuts
@@ -351,7 +371,10 @@ def test_garbage_after_the_end_is_not_part_of_the_file_nor_of_the_next_answer(si
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # the child runs no thread
-def test_a_killed_download_is_gone_on_with_by_the_next_process(site: Site) -> None:
+def test_a_killed_download_is_gone_on_with_by_the_next_process(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("waypost_agent.centre._PIECE_BYTES", 100_000)  # not all in one read
     child = os.fork()
     if child == 0:
         try:
@@ -382,3 +405,67 @@ def test_what_another_version_left_of_the_same_file_is_gone_on_with(
     site.partial = staging.partial_path("echo", "2", manifests[1], FILE.sha256)
     assert site.fetch() == DATA
     assert site.asked() == ["bytes=9000-"]
+
+
+# Several connections
+
+
+@pytest.fixture
+def wide(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """Two connections for a file of pieces of 20 kB."""
+    for name in ("pieces.CHUNK_BYTES", "download.CHUNK_BYTES", "download._LEAST_JOB_BYTES"):
+        monkeypatch.setattr(f"waypost_agent.{name}", 20_000)
+    monkeypatch.setattr("waypost_agent.download._MOST_JOB_BYTES", 60_000)
+    pieces = [DATA[at : at + 20_000] for at in range(0, len(DATA), 20_000)]
+    digests = tuple(hashlib.sha256(piece).hexdigest() for piece in pieces)
+    site.file = replace(FILE, chunks=digests)
+    site.downloader = Downloader(
+        Blobs(site.client, token=lambda: "wps_test", reject_token=site.rejected.append),
+        clock=FakeClock(),
+        limits=Limits(),
+        should_pause=lambda: site.between(),
+        connections=2,
+    )
+    return site
+
+
+def test_two_connections_ask_for_parts_that_together_are_the_file(wide: Site) -> None:
+    assert wide.fetch() == DATA
+    asked = sorted(wide.asked(), key=lambda text: int(text[6:].partition("-")[0]))  # type: ignore[index]
+    assert asked == [*(f"bytes={at}-{at + 59_999}" for at in range(0, 240_000, 60_000)),
+                     "bytes=240000-"]  # fmt: skip
+    assert all(headers["If-Range"] == TAG["ETag"] for _, _, headers in wide.centre.requests)
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_foreign_answer_to_one_of_two_connections_harms_nothing(wide: Site, name: str) -> None:
+    wide.once(FOREIGN[name])
+    data, failures = wide.fetch_until_done()
+    assert data == DATA
+    assert failures in ([], ["download-failed"])
+    assert wide.set_aside == []
+
+
+def test_a_centre_that_ignores_ranges_serves_two_connections_as_one(wide: Site) -> None:
+    wide.always(sent(200, DATA, TAG))
+    assert wide.fetch() == DATA
+
+
+@pytest.mark.parametrize("at", [0, 100_000, 150_001, 299_999])
+def test_a_flipped_bit_costs_its_piece_alone(wide: Site, at: int) -> None:
+    flipped = bytearray(DATA)
+    flipped[at] ^= 1
+    wide.centre.blobs[FILE.sha256] = bytes(flipped)
+    wrong = at // 20_000 * 20_000
+
+    def heal(handler: Handler) -> bool:
+        if (handler.headers["Range"] or "").startswith(f"bytes={wrong}-") and seen:
+            wide.centre.blobs[FILE.sha256] = DATA
+        seen.append(1)
+        return False
+
+    seen: list[int] = []
+    wide.centre.sabotage["blobs"] = heal
+    data, _ = wide.fetch_until_done()
+    assert data == DATA
+    assert wide.set_aside == []

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from versions import golden_document
 from waypost_agent.errors import Permanent
-from waypost_agent.golden import GoldenRequest, compare, parse_golden
+from waypost_agent.golden import GoldenRequest, compare, parse_golden, require_speed
+from waypost_agent.tolerances import Near
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "protocol"
 
@@ -108,6 +110,7 @@ def _document(**changes: Any) -> dict[str, Any]:
     return {"schema": "waypost.golden/1", "requests": [request]}
 
 
+TENSOR = '{"name": "x", "datatype": "FP32", "shape": [1], "data": [1.0]}, '
 BAD = [
     ("not json", b"{"),
     ("not an object", b"[]"),
@@ -123,6 +126,13 @@ BAD = [
     ("text as a number", json.dumps(_document(data=["one"])).encode()),
     ("a fraction as integer", json.dumps(_document(datatype="INT8", data=[0.5])).encode()),
     ("too big an integer", json.dumps(_document(datatype="INT8", data=[300])).encode()),
+    ("larger than any double", json.dumps(_document()).replace("1.0", "1e999").encode()),
+    ("a size beyond all bounds", json.dumps(_document(shape=[10**4000] * 2)).encode()),
+    ("too many axes", json.dumps(_document(shape=[1] * 17)).encode()),
+    ("too many inputs", json.dumps(_document()).replace("[{", "[" + TENSOR * 64 + "{", 2).encode()),
+    ("a name no wire can carry", json.dumps(_document(name="\ud800")).encode()),
+    ("a name without letters", json.dumps(_document(name="")).encode()),
+    ("more than a record may have", b" " * (16 << 20) + json.dumps(_document()).encode()),
     ("a number as text", json.dumps(_document(datatype="BYTES", data=[1])).encode()),
 ]
 
@@ -138,5 +148,22 @@ def test_a_bad_file_is_refused(body: bytes) -> None:
 def test_the_documented_example_is_read() -> None:
     (request,) = parse_golden((EXAMPLES / "golden.json").read_bytes())
     (output,) = request.outputs
-    assert (output.absolute, output.relative) == (0.0001, 0.001)
+    assert output.tolerance == Near(absolute=0.0001, relative=0.001)
     assert passes(request, np.array([2.0, 2.002], FP32))
+
+
+@pytest.mark.parametrize("value", [0, -1, "fast", True, [], 10**400])
+def test_a_bound_on_time_that_makes_no_sense_is_refused(value: object) -> None:
+    document = golden_document(1.0)
+    document["requests"][0]["max_latency_ms"] = value
+    with pytest.raises(Permanent, match=r"requests\[0\].max_latency_ms must be a number"):
+        parse_golden(json.dumps(document).encode())
+
+
+def test_a_bound_on_time_is_read_and_judged() -> None:
+    (request,) = parse_golden(json.dumps(golden_document(1.0, 250)).encode())
+    require_speed(request, 0.25, 3)
+    with pytest.raises(Permanent, match=r"took 251.0 ms, the fastest of 3; at most 250 ms"):
+        require_speed(request, 0.251, 3)
+    (unbounded,) = parse_golden(json.dumps(golden_document(1.0)).encode())
+    require_speed(unbounded, 1e9, 1)

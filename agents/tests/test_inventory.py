@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from waypost_agent.accelerators import Gpus
-from waypost_agent.inventory import booted_at, describe_host, reported_facts
+from waypost_agent.accelerators import GpuReading, Gpus, load_nvml
+from waypost_agent.config import ServerConfig, TritonConfig
+from waypost_agent.inventory import booted_at, describe_host, reported_facts, server_facts
 from waypost_agent.triton_floor import below_floor, floor_warning
 
 
@@ -38,9 +39,13 @@ class FakeNvml:
             "nvmlSystemGetDriverVersion": "580.65.06",
             "nvmlDeviceGetCount": gpus,
             "nvmlDeviceGetHandleByIndex": "handle",
-            "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=16 << 30),
+            "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=16 << 30, used=3 << 30),
             "nvmlDeviceGetCudaComputeCapability": (8, 9),
             "nvmlDeviceGetEnforcedPowerLimit": 72_000,
+            "nvmlDeviceGetUtilizationRates": SimpleNamespace(gpu=62, memory=20),
+            "nvmlDeviceGetPowerUsage": 51_500,
+            "nvmlDeviceGetTotalEnergyConsumption": 7_200_000,
+            "nvmlDeviceGetTemperature": 48,
             "nvmlDeviceGetUUID": "GPU-1",
             "nvmlDeviceGetName": b"NVIDIA L4",
         }
@@ -98,6 +103,44 @@ def test_no_gpu_is_another_thing_than_not_looking() -> None:
         assert look(silent) is None, silent
 
 
+def test_a_gpu_is_read_whole() -> None:
+    assert Gpus(FakeNvml).read() == [
+        GpuReading(
+            uuid="GPU-1",
+            utilization=0.62,
+            memory_used_bytes=3 << 30,
+            memory_total_bytes=16 << 30,
+            power_watts=51.5,
+            energy_joules=7200.0,
+            temperature_celsius=48,
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("silent", "keys"),
+    [
+        ("nvmlDeviceGetUtilizationRates", {"utilization"}),
+        ("nvmlDeviceGetMemoryInfo", {"memory_used_bytes", "memory_total_bytes"}),
+        ("nvmlDeviceGetPowerUsage", {"power_watts"}),
+        ("nvmlDeviceGetTotalEnergyConsumption", {"energy_joules"}),
+        ("nvmlDeviceGetTemperature", {"temperature_celsius"}),
+    ],
+)
+def test_what_a_gpu_does_not_measure_is_unknown(silent: str, keys: set[str]) -> None:
+    (reading,) = Gpus(lambda: FakeNvml(silent)).read() or []
+    assert {key for key, value in vars(reading).items() if value is None} == keys
+
+
+def test_without_a_driver_nothing_can_be_read() -> None:
+    """With the real binding: this fails where the library that is asked for is another one."""
+    for look in (Gpus(lambda: FakeNvml("nvmlInit")).read, Gpus(lambda: FakeNvml("nvmlInit")).look):
+        assert look() is None
+    assert load_nvml().NVML_TEMPERATURE_GPU == 0
+    for name in vars(FakeNvml()):
+        assert hasattr(load_nvml(), name), name
+
+
 def test_each_failure_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     gpus = Gpus(lambda: FakeNvml("nvmlInit", "nvmlShutdown"))
     with caplog.at_level(logging.INFO):
@@ -111,14 +154,35 @@ def test_a_host_is_described_and_a_report_carries_what_the_protocol_names(tmp_pa
     assert facts["accelerators"] is None
     assert facts["disk_total_bytes"] > facts["disk_free_bytes"] > 0
     assert facts["memory_bytes"] > 1 << 20
-    assert set(reported_facts(tmp_path)) == {
-        "hostname",
-        "cpu_count",
-        "memory_bytes",
-        "disk_free_bytes",
-        "accelerators",
-        "python",
+    reported = reported_facts([tmp_path], download_bytes_per_second=2e6, round_trip_seconds=None)
+    assert set(reported) == {*facts, "network"}
+    assert reported["network"] == {"download_bytes_per_second": 2e6, "round_trip_seconds": None}
+
+
+def test_a_triton_is_told_with_what_it_can_do(tmp_path: Path) -> None:
+    for name in ("python", "onnxruntime"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "README").write_text("no backend")
+    triton = TritonConfig(repository=tmp_path, backend_directory=tmp_path)
+    server = ServerConfig(triton=triton, state_dir=tmp_path)
+    seen = frozenset({"b", "a"})
+    assert server_facts(server, live=True, version="2.51.0", extensions=seen) == {
+        "name": "",
+        "live": True,
+        "version": "2.51.0",
+        "http_url": triton.http_url,
+        "models": None,
+        "extensions": ["a", "b"],
+        "backends": ["onnxruntime", "python"],
     }
+
+
+def test_what_a_triton_can_do_is_unknown_where_nobody_can_look(tmp_path: Path) -> None:
+    for folder in (None, tmp_path / "none"):
+        triton = TritonConfig(repository=tmp_path, backend_directory=folder)
+        server = ServerConfig(triton=triton, state_dir=tmp_path)
+        told = server_facts(server, live=False, version=None, extensions=None)
+        assert (told["extensions"], told["backends"], told["version"]) == (None, None, None)
 
 
 def test_a_disk_that_cannot_be_asked_is_unknown(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from versions import Version, make_version
 from waypost_agent.decide import MAX_ATTEMPTS
+from waypost_agent.ports import Answer
 from world import World
 
 
@@ -413,3 +415,55 @@ def check_outcome(world: World, wished: Version | None) -> None:
     else:
         assert report.phase == "succeeded" or report.reason_code == "candidate-failed"
         assert report.phase != "succeeded" or ready == {wished.number}
+
+
+def test_a_slow_version_is_refused_by_the_bound_of_its_golden_requests(world: World) -> None:
+    world.publish(make_version("1"))
+    world.converge()
+    slow = make_version("2", answer_seconds=0.3, max_latency_ms=250)
+    world.publish(slow, previous="1")
+    report = world.converge()
+    assert report is not None
+    assert (report.phase, report.reason_code) == ("failed", "golden-mismatch")
+    assert "took 300.0 ms, the fastest of 3; at most 250 ms are allowed" in report.reason
+    assert (report.serving, report.healthy) == ("1", True)
+    world.publish(make_version("3", answer_seconds=0.2, max_latency_ms=250), previous="1")
+    quick = world.converge()
+    assert quick is not None
+    assert quick.serving == "3"
+
+
+def test_after_a_failed_load_the_old_version_must_show_that_it_still_answers(world: World) -> None:
+    """Triton keeps the old one through a failed load; that is seen here and not believed."""
+    world.publish(make_version("1"))
+    world.converge()
+    asked: list[str] = []
+    infer = world.triton.infer
+
+    def count(model: str, *rest: Any) -> Answer:
+        asked.append(model)
+        return infer(model, *rest)
+
+    world.triton.infer = count  # type: ignore[method-assign]
+    world.publish(make_version("2", raises=True), previous="1")
+    report = world.converge()
+    assert report is not None
+    assert (report.phase, report.serving, report.healthy) == ("failed", "1", True)
+    assert asked == ["echo"]
+
+
+def test_an_old_version_that_broke_with_the_failed_load_is_said(world: World) -> None:
+    world.publish(make_version("1"))
+    world.converge()
+    answer = world.triton.answer
+
+    def broken(model: str, source: str) -> float:
+        failed = world.record().failed is not None
+        return -1.0 if failed and not model.endswith("--candidate") else answer(model, source)
+
+    world.triton.answer = broken  # type: ignore[method-assign]
+    world.publish(make_version("2", raises=True), previous="1")
+    report = world.converge()
+    assert report is not None
+    assert (report.phase, report.reason_code) == ("failed", "restore-failed")
+    assert report.healthy is False

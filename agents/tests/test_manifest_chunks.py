@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +11,9 @@ import pytest
 from versions import make_version
 from waypost_agent.errors import Permanent
 from waypost_agent.manifest import CHUNK_BYTES, digest_of, parse_manifest
+from waypost_agent.pieces import pieces_of
 
+PROTOCOL = Path(__file__).parents[2] / "docs" / "protocol"
 A, B = "a" * 64, "b" * 64
 
 
@@ -17,6 +21,14 @@ def document_with(size: int, chunks: Any, sha256: str = A) -> dict[str, Any]:
     document = make_version("1").manifest
     document["files"].append({"path": "big", "size": size, "sha256": sha256, "chunks": chunks})
     return document
+
+
+def test_the_golden_manifest_with_pieces_is_read_as_the_page_has_it() -> None:
+    golden = json.loads((PROTOCOL / "manifest-chunks.json").read_text())
+    manifest = parse_manifest(golden["manifest"], golden["manifest_digest"])
+    (big,) = (file for file in manifest.files if file.chunks)
+    assert [chunk.length for chunk in pieces_of(big)] == [CHUNK_BYTES, CHUNK_BYTES, 1000]
+    assert [chunk.sha256 for chunk in pieces_of(big)] == golden["manifest"]["files"][2]["chunks"]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from versions import make_version, wish
 from waypost_agent import protocol as p
 from waypost_agent.errors import WISH_SUPERSEDED, AnswerError
 from waypost_agent.manifest import digest_of, parse_manifest
+from waypost_agent.probation import Probation
+from waypost_agent.requires import Requires
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "protocol"
 
@@ -48,6 +50,22 @@ def test_the_documented_desired_state_is_read() -> None:
 def test_the_documented_wish_that_needs_a_lease_is_read() -> None:
     vad, retired = p.parse_desired(example("desired-lease-answer")).models
     assert (vad.lease_required, retired.lease_required) == (True, False)
+
+
+def test_the_documented_wish_with_a_switch_a_probation_and_requirements_is_read() -> None:
+    (vad,) = p.parse_desired(example("desired-replace-answer")).models
+    assert vad.switch == "replace"
+    assert vad.probation == Probation(
+        seconds=60, max_error_rate=0.05, min_requests=20, max_mean_latency_ms=250
+    )
+    assert vad.manifest is not None
+    assert vad.manifest.requires == Requires(
+        accelerator_memory_bytes=3 << 30,
+        memory_bytes=768 << 20,
+        compute_capability="8.0",
+        triton="2.51.0",
+        backends=("python",),
+    )
 
 
 def test_a_wish_that_says_nothing_of_leases_needs_none() -> None:
@@ -268,6 +286,7 @@ PARSERS: dict[str, Callable[[object], object]] = {
     "report-answer": p.parse_report_answer,
     "desired-answer": p.parse_desired,
     "desired-lease-answer": p.parse_desired,
+    "desired-replace-answer": p.parse_desired,
     "lease-granted-answer": p.parse_lease_answer,
     "lease-refused-answer": p.parse_lease_answer,
 }

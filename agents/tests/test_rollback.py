@@ -9,13 +9,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from test_preflight import GB, SITE, asking
 from versions import make_version
 from waypost_agent import decide as d
 from waypost_agent.errors import ROLLED_BACK, Retryable
 from waypost_agent.journal import Journal
 from waypost_agent.rollback import Order, Refused, RollbackDesk, make_order, obey
 from waypost_agent.situation import Failure, Observed, Record, Target, Wish
-from world import Died, World
+from world import World
 
 ONE, TWO, THREE = (Target(version=str(n), digest=f"sha256:{n}") for n in (1, 2, 3))
 INSTALLED = {"1": "sha256:1", "2": "sha256:2", "3": "sha256:3"}
@@ -174,6 +175,48 @@ def test_the_loop_goes_back_without_the_centre_and_reports_why(world: World) -> 
     assert not world.orders.waiting()
 
 
+def test_what_the_agent_chose_to_replace_goes_back_by_replacing_too(tmp_path: Path) -> None:
+    """There is memory for one version; the centre said auto, and that is long ago."""
+    world = World(tmp_path)
+    world.publish(make_version("1"))
+    world.converge()
+    world.machine.machine = SITE
+    world.triton.most_loaded = 1
+    version = asking("2", accelerator_memory_bytes=6 * GB)
+    world.publish(version, previous="1", also={"switch": "auto"})
+    world.converge()
+    world.start()
+    world.poll()
+    said = world.converge()
+    assert said is not None
+    assert said.serving == "2"
+    world.passed_checkpoints.clear()
+    order_back(world)
+    report = world.converge()
+    assert report is not None
+    assert (report.phase, report.reason_code) == ("failed", ROLLED_BACK)
+    assert (report.serving, report.healthy) == ("1", True)
+    assert world.passed_checkpoints.count("room-made") == 1
+    assert world.record().room is None
+
+
+def test_a_wish_that_made_room_leaves_nothing_for_the_next_one(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.publish(make_version("1"))
+    world.converge()
+    world.machine.machine = SITE
+    version = asking("2", accelerator_memory_bytes=6 * GB)
+    world.publish(version, previous="1", also={"switch": "auto"})
+    world.converge()
+    world.publish(version, previous="1", also={"switch": "auto"})
+    world.start()
+    world.poll()
+    report = world.converge()
+    assert report is not None
+    assert "did not answer" not in report.reason
+    assert world.record().room is None
+
+
 def test_the_wish_that_was_held_back_stays_so_over_a_restart_of_agent_and_server(
     world: World,
 ) -> None:
@@ -217,17 +260,17 @@ def test_the_walk_below_names_every_step(world: World) -> None:
 
 @pytest.mark.parametrize("step", STEPS)
 def test_killed_at_any_step_it_goes_back_once(world: World, step: str) -> None:
+    deaths: list[str] = []
+
     def die(name: str) -> None:
-        if name == step:
-            world.at_checkpoint = lambda name: None
-            raise Died
+        if name == step and not deaths:
+            deaths.append(name)
+            world.die_now()
 
     world.at_checkpoint = die
     order = order_back(world)
-    with pytest.raises(Died):
-        world.converge()
-    world.start()
-    report = world.converge()
+    report = world.converge()  # with another agent, once this one is gone
+    assert deaths == [step]
     assert report is not None
     assert (report.reason_code, report.serving, report.healthy) == (ROLLED_BACK, "1", True)
     assert not world.orders.waiting()

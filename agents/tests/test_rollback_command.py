@@ -29,27 +29,28 @@ def world(tmp_path: Path) -> World:
     return world
 
 
-def agent_of(world: World) -> Any:
-    """What the command sees of an agent in this folder."""
-    config = SimpleNamespace(
-        state_dir=world.folder / "state", timeouts=SimpleNamespace(busy_poll_seconds=0.1)
+def server_of(world: World) -> Any:
+    """What the command sees of the server in this folder."""
+    config = SimpleNamespace(state_dir=world.folder / "state")
+    return SimpleNamespace(
+        config=config, journal=world.journal, loop=world.loop, rollbacks=world.orders
     )
-    return SimpleNamespace(config=config, loop=world.loop, rollbacks=world.orders)
 
 
 def test_where_no_agent_runs_the_command_carries_it_out(world: World) -> None:
-    agent = agent_of(world)
-    order = give_order(agent, "echo", "users complain")
-    outcome = carry_out(agent, order, world.clock)
+    server = server_of(world)
+    order = give_order(server, "echo", "users complain")
+    outcome = carry_out(server, order, world.clock, busy_seconds=0.2)
     assert outcome.done
     assert "users complain" in outcome.sentence
     assert world.triton.ready("echo") == {"1"}
 
 
 def test_while_triton_is_away_the_order_stands_and_says_why_it_waits(world: World) -> None:
-    agent = agent_of(world)
+    server = server_of(world)
     world.triton.running = False
-    outcome = carry_out(agent, give_order(agent, "echo", ""), world.clock)
+    order = give_order(server, "echo", "")
+    outcome = carry_out(server, order, world.clock, busy_seconds=0.2)
     assert (outcome.done, outcome.waits) == (False, True)
     assert "Triton does not answer" in outcome.sentence
     world.triton.restart()
@@ -60,13 +61,13 @@ def test_while_triton_is_away_the_order_stands_and_says_why_it_waits(world: Worl
 
 def test_a_model_nobody_wished_is_refused(world: World) -> None:
     with pytest.raises(Refused, match="never wished anything of 'other'"):
-        give_order(agent_of(world), "other", "")
+        give_order(server_of(world), "other", "")
     assert not world.orders.waiting()
 
 
 def watched(world: World, *, turns: bool = True) -> tuple[Outcome, list[str]]:
     """Give the order and watch; the agent turns once in each pause of the command."""
-    agent = agent_of(world)
+    server = server_of(world)
     said = Said(world.folder / "state", world.clock)
     told: list[str] = []
 
@@ -77,9 +78,9 @@ def watched(world: World, *, turns: bool = True) -> tuple[Outcome, list[str]]:
             said.write(world.loop.reports())
             world.clock.while_asleep = turn
 
-    order = give_order(agent, "echo", "users complain")
+    order = give_order(server, "echo", "users complain")
     world.clock.while_asleep = turn
-    outcome = await_agent(agent, order, world.clock, seconds=60.0, tell=told.append)
+    outcome = await_agent(server, order, world.clock, seconds=60.0, tell=told.append)
     world.clock.while_asleep = lambda: None
     return outcome, told
 

@@ -293,7 +293,7 @@ def test_pieces_that_are_right_one_by_one_do_not_stand_for_a_whole_that_is_not(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only a manifest at odds with itself has that: it must end in words, with nothing loaded."""
-    for module in ("manifest", "partial", "held", "download"):
+    for module in ("manifest", "pieces", "download"):
         monkeypatch.setattr(f"waypost_agent.{module}.CHUNK_BYTES", 60_000)
     serve(world, "1")
     data, pieces = b"c" * 100_000, [b"a" * 60_000, b"b" * 40_000]
@@ -328,7 +328,7 @@ def test_more_versions_are_kept_where_the_site_says_so(world: World) -> None:
 def test_how_far_a_download_is_is_said_now_and_then(world: World) -> None:
     world.blobs.between_pieces = lambda: setattr(world.clock, "now", world.clock.now + 1.0)
     said: list[str] = []
-    world.board.show = lambda **shown: said.extend(m.reason for m in shown["models"])  # type: ignore[method-assign]
+    world.seat.show = lambda **shown: said.extend(m.reason for m in shown["models"])  # type: ignore[method-assign]
     world.publish(make_version("1", extra=BIG))
     world.converge()
     told = [reason for reason in said if "are on this server" in reason]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,12 @@ def agent(
 ) -> Iterator[subprocess.Popen[str]]:
     assert main(["join", centre.url, "--token", TOKEN, "--config", str(config_path)]) == 0
     centre.publish(make_version("1"))
+    with started(config_path, tmp_path) as process:
+        yield process
+
+
+@contextmanager
+def started(config_path: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "waypost_agent", "run", "--config", str(config_path)],
         stderr=subprocess.PIPE,
@@ -67,6 +74,44 @@ def agent(
     finally:
         process.kill()
         process.communicate()
+
+
+def test_a_server_whose_disk_is_missing_keeps_no_other_waiting(
+    centre: FakeCentre, tmp_path: Path, manager: socket.socket
+) -> None:
+    (tmp_path / "near").mkdir()
+    path = tmp_path / "agent.toml"
+    path.write_text(
+        f'state_dir = "{tmp_path}/state"\n[timeouts]\ncall_timeout_seconds = 1.0\n'
+        f'[[servers]]\nname = "near"\nmodels = ["near-*"]\nrepository = "{tmp_path}/near"\n'
+        'grpc_url = "127.0.0.1:1"\n'
+        f'[[servers]]\nname = "far"\nrepository = "{tmp_path}/far"\ngrpc_url = "127.0.0.1:2"\n'
+        'http_url = "http://127.0.0.1:3"\nmetrics_url = "http://127.0.0.1:4"\n'
+    )
+    assert main(["join", centre.url, "--token", TOKEN, "--config", str(path)]) == 0
+    with started(path, tmp_path) as process:
+        event = next(event for event in events(process) if "has to wait" in event)
+        assert f"server far has to wait: triton.repository: {tmp_path}/far is not a folder" in event
+        for model in ("near-a", "other"):
+            centre.publish(make_version("1", model=model), model=model)
+        hear(manager, "STATUS=0 of 1 models as wished; near-a pending")
+        (tmp_path / "far").mkdir()
+        hear(manager, "STATUS=0 of 2 models as wished")
+        hear(manager, "WATCHDOG=1")
+
+
+def test_records_of_the_one_server_of_before_are_not_left_behind_unseen(
+    centre: FakeCentre, config_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--config", str(config_path)]
+    assert main(["join", centre.url, "--token", TOKEN, *command]) == 0
+    assert main(["once", *command]) == 0
+    text = config_path.read_text().replace("[triton]", '[[servers]]\nname = "cpu"')
+    config_path.write_text(text)
+    assert main(["once", *command]) == 1
+    assert f"{tmp_path}/state/servers/NAME" in capsys.readouterr().err
+    assert main(["doctor", *command]) == 1
+    assert f"{tmp_path}/state/servers/NAME" in capsys.readouterr().out
 
 
 def hear(manager: socket.socket, beginning: str) -> str:
@@ -126,12 +171,8 @@ def test_a_taken_port_for_metrics_does_not_stop_the_agent(
     with socket.socket() as other:
         other.bind(("127.0.0.1", int(line.rpartition(" ")[2])))
         other.listen()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "waypost_agent", "run", "--config", str(config_path)],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert any(event.startswith("no metrics: port") for event in events(process))
-        process.terminate()
-        process.communicate(timeout=30)
-        assert process.returncode == 0
+        with started(config_path, tmp_path) as process:
+            assert any(event.startswith("no metrics: port") for event in events(process))
+            process.terminate()
+            process.communicate(timeout=30)
+            assert process.returncode == 0

@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import pytest
 
 from versions import MODEL, Version, make_version
-from waypost_agent.agent import make_store
-from waypost_agent.config import Config, TritonConfig
+from waypost_agent.config import Config, ServerConfig, TritonConfig
 from waypost_agent.errors import ConfigError, Retryable
 from waypost_agent.limits import Limits
 from waypost_agent.manifest import Manifest, parse_manifest
 from waypost_agent.quarantine import MAX_ENTRIES, Quarantine
+from waypost_agent.server import make_store
 from waypost_agent.store import Store
 
 NO_RESERVE = Limits(reserve_bytes=0)
@@ -171,6 +171,28 @@ def test_space_is_counted_without_what_is_already_here(tmp_path: Path) -> None:
     assert caught.value.code == "disk-full"
 
 
+def test_chunk_maps_count_once_more_as_they_go_with_the_version(tmp_path: Path) -> None:
+    (tmp_path / "repository").mkdir()
+    free = 110
+    store = Store(
+        root=tmp_path / "state",
+        repository=tmp_path / "repository",
+        limits=Limits(reserve_bytes=10),
+        free_bytes=lambda _: free,
+    )
+    store.prepare()
+    manifest = stage(store, NESTED)
+    assert store.has_room(100)
+    assert not store.has_room(101)
+    maps = store.staging.maps(MODEL, "1", manifest)
+    maps.mkdir(parents=True)
+    (maps / "one.json").write_bytes(b"x" * 100)
+    store.require_space(MODEL, "1", manifest)
+    free = 109
+    with pytest.raises(Retryable, match="needs 100 bytes and a reserve of 10"):
+        store.require_space(MODEL, "1", manifest)
+
+
 def test_a_repository_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
     store = Store(root=tmp_path / "state", repository=tmp_path / "none", limits=NO_RESERVE)
     with pytest.raises(ConfigError, match=r"triton\.repository"):
@@ -292,12 +314,15 @@ def test_the_reserve_is_a_tenth_of_the_disk_and_at_least_two_gib(
 
 def test_the_agents_store_keeps_to_the_limits_of_its_configuration(tmp_path: Path) -> None:
     (tmp_path / "repository").mkdir()
+    server = ServerConfig(
+        state_dir=tmp_path / "state", triton=TritonConfig(repository=tmp_path / "repository")
+    )
     config = Config(
         state_dir=tmp_path / "state",
-        triton=TritonConfig(repository=tmp_path / "repository"),
+        servers=(server,),
         limits=Limits(keep_versions=4, reserve_bytes=1 << 60),
     )
-    store = make_store(config)
+    store = make_store(config, server)
     store.prepare()
     assert store.keep_versions == 4
     with pytest.raises(Retryable, match=f"a reserve of {1 << 60}"):

@@ -15,7 +15,7 @@ from fake_triton import FakeClock
 from waypost_agent import protocol as p
 from waypost_agent.agent import sentence_of
 from waypost_agent.config import load_config
-from waypost_agent.systemd import Notifier, TurningClock, notifier_from
+from waypost_agent.systemd import Notifier, Turning, TurningClock, notifier_from
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 UNIT = DEPLOY / "systemd/waypost-agent.service"
@@ -100,11 +100,30 @@ def test_a_deadline_for_another_process_is_not_this_one(
     assert heard(manager) == ["WATCHDOG=1"]
 
 
+def test_of_several_loops_one_that_hangs_is_silence_however_the_others_turn(
+    manager: socket.socket, tmp_path: Path
+) -> None:
+    turning = Turning(Notifier(str(tmp_path / "notify"), 40.0), ["cpu", "gpu"])
+    cpu, gpu = turning.of("cpu"), turning.of("gpu")
+    for second in range(100):
+        cpu(float(second))
+    assert heard(manager) == []
+    gpu(100.0)
+    assert heard(manager) == ["WATCHDOG=1"]
+    for second in range(101, 200):
+        cpu(float(second))
+    assert heard(manager) == []
+    for second in range(200, 240):
+        cpu(float(second))
+        gpu(float(second))
+    assert heard(manager) == ["WATCHDOG=1"] * 4
+
+
 def test_the_clock_tells_of_life_when_asked_and_keeps_silent_over_a_step_that_hangs(
     manager: socket.socket, tmp_path: Path
 ) -> None:
     inner = FakeClock()
-    clock = TurningClock(inner, Notifier(str(tmp_path / "notify"), 40.0))
+    clock = TurningClock(inner, Notifier(str(tmp_path / "notify"), 40.0).beat)
 
     def step(seconds: float, *, hangs: bool) -> int:
         for _ in range(10):
@@ -182,7 +201,7 @@ def test_the_unit_and_the_example_configuration_speak_of_the_same_folders() -> N
     (writable,) = unit()["ReadWritePaths"]
     config = load_config(DEPLOY / "agent.example.toml")
     assert config.state_dir.is_relative_to(writable)
-    assert config.triton.repository.is_relative_to(writable)
+    assert config.servers[0].triton.repository.is_relative_to(writable)
 
 
 def test_the_unit_runs_a_command_that_is_there() -> None:

@@ -73,7 +73,7 @@ def test_the_status_warns_of_an_old_triton(
         assert "warning: Triton 2.51" in capfd.readouterr().out
         assert main(["status", "--output", "json", "--config", str(site.config_path)]) == 0
         document = json.loads(capfd.readouterr().out)
-    assert "model_repository" in document["triton"]["extensions"]
+    assert "model_repository" in document["servers"][0]["triton"]["extensions"]
     assert document["host"]["disk_total_bytes"] > 0
 
 

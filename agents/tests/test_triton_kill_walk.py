@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from real_site import Site, Users, exit_status
 from versions import MODEL, Version, make_version
-from waypost_agent.act import CHECKPOINTS
+from waypost_agent.parts import CHECKPOINTS
 
 pytestmark = [pytest.mark.triton, pytest.mark.timeout(240)]
 
@@ -50,12 +51,21 @@ BROKEN_WHEN_SERVED = ("switched", "verification-failed", "failed-journaled", "re
 NOTHING_WISHED = ("unloaded", "config-removed", "retired")
 ROTTEN_WHILE_SERVED = ("damage-noted", "mended")
 ROTTEN_BEFORE_LOAD = ("set-aside",)
+REPLACED = (
+    "room-journaled",
+    "room-made",
+    "candidate-loaded",
+    "proven-journaled",
+    "answer-journaled",
+)
+ON_PROBATION = ("probation-begun",)
 QUICK_SCRUB = {"scrub_first_seconds": 0.2, "scrub_turn_seconds": 0.1}
 
 
 def test_the_walks_visit_every_checkpoint() -> None:
     broken = {*BROKEN_AS_CANDIDATE, *BROKEN_WHEN_SERVED}
     walked = {*GOOD, *broken, *NOTHING_WISHED, *ROTTEN_WHILE_SERVED, *ROTTEN_BEFORE_LOAD}
+    walked |= {*REPLACED, *ON_PROBATION}
     assert walked == set(CHECKPOINTS)
 
 
@@ -70,6 +80,8 @@ def walks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future
         "broken-when-served": walk_broken_when_served,
         "nothing-wished": walk_nothing_wished,
         "rotten": walk_rotten,
+        "replaced": walk_replaced,
+        "on-probation": walk_on_probation,
     }
     with ThreadPoolExecutor(max_workers=len(bodies)) as pool:
         yield {
@@ -108,6 +120,18 @@ def test_killed_anywhere_while_files_rot_on_disk_the_version_goes_on_serving(
     walks["rotten"].result()
 
 
+def test_killed_anywhere_while_one_version_makes_room_for_the_next_one_of_both_comes_to_serve(
+    walks: dict[str, Future[None]],
+) -> None:
+    walks["replaced"].result()
+
+
+def test_killed_while_a_version_is_on_probation_it_is_still_judged(
+    walks: dict[str, Future[None]],
+) -> None:
+    walks["on-probation"].result()
+
+
 def walk_good(folder: Path, checkpoints: tuple[str, ...]) -> None:
     with Site(folder) as site:
         versions = numbered()
@@ -123,6 +147,39 @@ def walk_good(folder: Path, checkpoints: tuple[str, ...]) -> None:
             assert users.answers <= allowed, checkpoint
             assert site.ask() == answer_of(version), checkpoint
             previous = version
+
+
+def walk_replaced(folder: Path) -> None:
+    """With the downtime that is declared; but whoever is answered is answered rightly."""
+    with Site(folder) as site:
+        versions = numbered()
+        previous = serve_first(site, next(versions))
+        for checkpoint in REPLACED:
+            version = next(versions)
+            with Users(site, pause_seconds=0.005) as users:
+                die_at(site, checkpoint, version, previous, {"switch": "replace"})
+                with site.agent():
+                    site.centre.wait_for_phase("succeeded", site.centre.generation)
+            assert users.answers <= {answer_of(previous), answer_of(version)}, checkpoint
+            assert site.ask() == answer_of(version), checkpoint
+            previous = version
+
+
+def walk_on_probation(folder: Path) -> None:
+    with Site(folder) as site:
+        versions = numbered()
+        previous = serve_first(site, next(versions))
+        for checkpoint in ON_PROBATION:
+            version = next(versions)
+            with Users(site, pause_seconds=0.005) as users:
+                die_at(site, checkpoint, version, previous, {"probation": {"seconds": 2}})
+                with site.agent():
+                    entry = site.centre.wait_for_phase("verifying", site.centre.generation)
+                    config = (site.repository / MODEL / "config.pbtxt").read_text()
+                    assert f"versions: {previous.number}" in config
+                    site.centre.wait_for_phase("succeeded", site.centre.generation)
+            assert (entry["serving"], users.failures) == (version.number, [])
+            assert site.ask() == answer_of(version), checkpoint
 
 
 def walk_broken_as_candidate(folder: Path) -> None:
@@ -228,10 +285,21 @@ def serve_first(site: Site, version: Version) -> Version:
     return version
 
 
-def die_at(site: Site, checkpoint: str, version: Version | None, previous: Version) -> None:
+def die_at(
+    site: Site,
+    checkpoint: str,
+    version: Version | None,
+    previous: Version,
+    also: dict[str, Any] | None = None,
+) -> None:
     """Wish the version and let an agent die at the checkpoint; it must get that far."""
     # Under a lease: it is in memory only, so each agent that comes after must ask anew.
-    site.centre.publish(version, previous=previous.number, lease_required=True)
+    site.centre.publish(
+        version,
+        previous=None if version is None else previous.number,
+        lease_required=True,
+        also=also,
+    )
     await_death(site, site.start_agent(die_at=checkpoint), checkpoint)
 
 

@@ -159,5 +159,6 @@ def test_the_command_once_reconciles_and_status_tells(
     assert main(["once", *config]) in (0, 4)  # other tests' models may have failed here
     assert "manual: succeeded, serving 1" in capfd.readouterr().out
     assert main(["status", "--json", *config]) == 0
-    told = {model["model"]: model for model in json.loads(capfd.readouterr().out)["models"]}
+    (server,) = json.loads(capfd.readouterr().out)["servers"]
+    told = {model["model"]: model for model in server["models"]}
     assert told["manual"]["serving"] == told["manual"]["committed"] == "1"

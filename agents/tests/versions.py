@@ -13,6 +13,8 @@ from typing import Any
 MODEL = "echo"
 
 _SOURCE = """
+import os
+import signal
 import time
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -21,6 +23,8 @@ ANSWER = {answer!r}
 LOAD_SECONDS = {load_seconds!r}
 RAISES = {raises!r}
 WRONG_WHEN_REAL = {wrong_when_real!r}
+ANSWER_SECONDS = {answer_seconds!r}
+DIES_AFTER = {dies_after!r}
 
 
 class TritonPythonModel:
@@ -30,8 +34,13 @@ class TritonPythonModel:
             raise RuntimeError("this model cannot start")
         real = not args["model_name"].endswith("--candidate")
         self.answer = -1.0 if WRONG_WHEN_REAL and real else ANSWER
+        self.count = 0
 
     def execute(self, requests):
+        time.sleep(ANSWER_SECONDS)
+        self.count += len(requests)
+        if DIES_AFTER is not None and self.count > DIES_AFTER:
+            os.kill(os.getpid(), signal.SIGKILL)
         value = np.array([self.answer], dtype=np.float32)
         return [
             pb_utils.InferenceResponse([pb_utils.Tensor("y", value)]) for _ in requests
@@ -39,7 +48,7 @@ class TritonPythonModel:
 """
 
 _CONFIG = """name: "{model}"
-backend: "python"
+backend: "{backend}"
 max_batch_size: 0
 input [ {{ name: "x" data_type: TYPE_FP32 dims: [ 1 ] }} ]
 output [ {{ name: "y" data_type: TYPE_FP32 dims: [ 1 ] }} ]
@@ -53,11 +62,13 @@ class Version:
 
     number: str
     files: dict[str, bytes] = field(repr=False)
+    requires: dict[str, Any] = field(default_factory=dict)
 
     @property
     def manifest(self) -> dict[str, Any]:
         return {
             "schema": "waypost.manifest/1",
+            **({"requires": self.requires} if self.requires else {}),
             "files": [
                 {"path": path, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
                 for path, data in sorted(self.files.items())
@@ -79,33 +90,44 @@ def make_version(
     load_seconds: float = 0.0,
     raises: bool = False,
     wrong_when_real: bool = False,
+    answer_seconds: float = 0.0,
+    max_latency_ms: float | None = None,
+    dies_after: int | None = None,
+    backend: str = "python",
     extra: dict[str, bytes] | None = None,
 ) -> Version:
     """Version `number` answers `answer` (its number unless told) and is judged by `golden`.
 
-    `wrong_when_real`: right as a candidate, wrong under the real name.
+    `wrong_when_real`: right as a candidate, wrong under the real name. `dies_after` so many
+    requests the process that answers them is gone.
     """
     answer = float(number) if answer is None else answer
     golden = answer if golden is None else golden
     source = _SOURCE.format(
-        answer=answer, load_seconds=load_seconds, raises=raises, wrong_when_real=wrong_when_real
+        answer=answer,
+        load_seconds=load_seconds,
+        raises=raises,
+        wrong_when_real=wrong_when_real,
+        answer_seconds=answer_seconds,
+        dies_after=dies_after,
     )
     files = {
-        "config.pbtxt": _CONFIG.format(model=model).encode(),
-        "golden.json": json.dumps(golden_document(golden)).encode(),
+        "config.pbtxt": _CONFIG.format(model=model, backend=backend).encode(),
+        "golden.json": json.dumps(golden_document(golden, max_latency_ms)).encode(),
         "model.py": source.encode(),
         **(extra or {}),
     }
     return Version(number=number, files=files)
 
 
-def golden_document(answer: float) -> dict[str, Any]:
+def golden_document(answer: float, max_latency_ms: float | None = None) -> dict[str, Any]:
     tensor = {"datatype": "FP32", "shape": [1]}
     return {
         "schema": "waypost.golden/1",
         "requests": [
             {
                 "name": "one",
+                **({} if max_latency_ms is None else {"max_latency_ms": max_latency_ms}),
                 "inputs": [{"name": "x", "data": [1.0], **tensor}],
                 "outputs": [
                     {"name": "y", "data": [answer], "tolerance": {"absolute": 0.001}, **tensor}
@@ -123,10 +145,13 @@ def wish(
     previous: str | None = None,
     deployment: int | None = 1,
     lease_required: bool = False,
+    also: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """An entry of `models` in a desired state; without a lease as a centre of old sends it."""
+    """An entry of `models` in a desired state; without a lease as a centre of old sends it. `also`
+    are keys that came later."""
     return {
         **({"lease_required": True} if lease_required else {}),
+        **(also or {}),
         "model": model,
         "generation": generation,
         "deployment": deployment,

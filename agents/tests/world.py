@@ -10,14 +10,17 @@ from typing import Any
 
 from fake_triton import FakeClock, FakeTriton
 from versions import MODEL, Version, wish
-from waypost_agent.act import Parts
 from waypost_agent.board import Board
 from waypost_agent.config import Timeouts
 from waypost_agent.errors import Retryable
+from waypost_agent.files import Fetching
 from waypost_agent.journal import Journal
+from waypost_agent.learned import LearnedBook
 from waypost_agent.limits import Limits
 from waypost_agent.loop import Loop
+from waypost_agent.parts import Parts
 from waypost_agent.ports import BlobPart
+from waypost_agent.preflight import Machine
 from waypost_agent.protocol import (
     LeaseGrant,
     LeaseQuestion,
@@ -29,6 +32,7 @@ from waypost_agent.rollback import RollbackDesk
 from waypost_agent.situation import Attempts, Record
 from waypost_agent.store import Store
 from waypost_agent.triton import PbtxtCodec
+from waypost_agent.trust import Trust
 
 
 class Died(BaseException):
@@ -110,15 +114,33 @@ class FakeLeases:
         self.leave[key] = None
 
 
+class FakeMachine:
+    """What this machine has; nothing is known of it unless a test says so."""
+
+    def __init__(self) -> None:
+        self.machine = Machine()
+        self.used: tuple[int | None, int | None] = (None, None)
+
+    def look(self) -> Machine:
+        return self.machine
+
+    def used_bytes(self) -> tuple[int | None, int | None]:
+        return self.used
+
+
 class World:
     """`agent()` is a process that starts; `die_after` checkpoints later it is gone."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        (folder / "repository").mkdir()
+        (folder / "repository").mkdir(exist_ok=True)
         self.clock = FakeClock()
         self.triton = FakeTriton(folder / "repository", self.clock)
         self.blobs = FakeBlobs()
+        self.machine = FakeMachine()
+        self.corrects_drift = True
+        self.allow_executable = True  # the versions of these tests are of the python backend
+        self.trust = Trust()
         self.leases = FakeLeases(self.clock)
         self.lease_required = False
         self.said: list[tuple[ModelReport, ...]] = []
@@ -127,6 +149,7 @@ class World:
         self.free_bytes = 1 << 40
         # The pieces of FakeBlobs are small and slow on purpose: no link is that bad.
         self.limits = Limits(reserve_bytes=1000, stall_bytes_per_second=0)
+        self.fetching = Fetching()
         self.generation = 0
         self.wishes: dict[str, dict[str, Any]] = {}
         self.passed_checkpoints: list[str] = []
@@ -138,6 +161,7 @@ class World:
         """A new agent process over the same disk and server."""
         self.leases.leave.clear()
         self.board = Board()
+        self.seat = self.board.seat()
         self.store = Store(
             root=self.folder / "state",
             repository=self.folder / "repository",
@@ -157,9 +181,16 @@ class World:
                 leases=self.leases,
                 clock=self.clock,
                 timeouts=Timeouts(load_timeout_seconds=5.0, load_deadline_seconds=60.0),
+                machine=self.machine,
+                learned=LearnedBook(self.folder / "state/journal/learned.json", lambda: "cpu"),
                 limits=self.limits,
+                fetching=self.fetching,
+                scrape=lambda: self.triton.counted,
+                corrects_drift=self.corrects_drift,
+                allow_executable=self.allow_executable,
+                trust=self.trust,
             ),
-            board=self.board,
+            board=self.seat,
             belongs_to="edge-1",
             uniform=lambda low, high: high,
             checkpoint=self._checkpoint,
@@ -175,6 +206,7 @@ class World:
         model: str = MODEL,
         previous: str | None = None,
         lease_required: bool | None = None,
+        also: dict[str, Any] | None = None,
     ) -> None:
         """Let the centre wish this and the agent know it."""
         self.generation += 1
@@ -184,6 +216,7 @@ class World:
             model=model,
             previous=previous,
             lease_required=self.lease_required if lease_required is None else lease_required,
+            also=also,
         )
         if version is not None:
             for data in version.files.values():
@@ -212,6 +245,10 @@ class World:
         finally:
             self._die_after = None
 
+    def die_now(self) -> None:
+        """At a checkpoint: the agent is gone, and `cycles` and `converge` start another."""
+        raise Died
+
     def _cycle(self) -> None:
         seconds = self.loop.cycle()  # time passes inside as well
         self.clock.now += seconds
@@ -219,7 +256,12 @@ class World:
     def converge(self, limit: int = 2000) -> ModelReport | None:
         """Cycle until every model is settled; the report of the usual model."""
         for _ in range(limit):
-            self._cycle()
+            try:
+                self._cycle()
+            except Died:
+                self.start()
+                self.poll()
+                continue
             reports = self.loop.reports()
             if all(report.phase in ("succeeded", "failed") for report in reports):
                 return self.report()

@@ -35,6 +35,14 @@ class Version:
     state: str = "uploading"
 
 
+class Partial:
+    """A file that comes in pieces: what was hashed so far."""
+
+    def __init__(self) -> None:
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Seen:
     """One request that arrived."""
@@ -76,6 +84,9 @@ class FakeApi:
     def __init__(self) -> None:
         self.versions: dict[tuple[str, str], Version] = {}
         self.blobs: dict[str, int] = {}
+        # Of files that come in pieces: what is held so far.
+        self.partials: dict[str, Partial] = {}
+        self.received_bytes = 0
         self.sites: list[Json] = []
         self.rollouts: dict[str, list[Json]] = {}
         self.started: list[Json] = []
@@ -142,12 +153,19 @@ class FakeApi:
                     return self._create_version(model, seen.body)
                 case ("POST", "models", model, "versions", number, "finalise"):
                     return self._finalise(model, number)
+                case ("GET" | "PATCH", "models", model, "versions", number) if (
+                    model,
+                    number,
+                ) in self.versions:
+                    return self._version(200, model, number)
                 case ("GET", "sites"):
                     return self._page(seen, self.sites)
                 case ("POST", "sites"):
                     return self._add_site(seen.body)
                 case ("POST", "sites", name, "enrolment-tokens"):
                     return self._enrolment_token(name)
+                case ("POST", "sites", name, "agent", verb):
+                    return self._steer_agent(name, verb, seen.body)
                 case ("GET", "rollouts"):
                     newest = [revisions[0] for revisions in self.rollouts.values()]
                     return self._page(seen, newest)
@@ -162,7 +180,11 @@ class FakeApi:
                     self.told.append((number, verb, seen.body))
                     return _json(200, self.rollouts[number][0])
         match (seen.method, *parts):
+            case ("HEAD", "models", _, "versions", _, "blobs", sha256):
+                return self._progress(sha256)
             case ("PUT", "models", model, "versions", number, "blobs", sha256):
+                if "content-range" in seen.headers:
+                    return self._put_piece(seen.headers["content-range"], sha256, read_body)
                 return self._put_blob(model, number, sha256, read_body)
         return problem(404, "not-found")
 
@@ -198,6 +220,33 @@ class FakeApi:
             if digest != sha256:
                 return problem(422, "digest-mismatch")
             self.blobs[sha256] = size
+        return Reply(status=201, body=b"")
+
+    def _progress(self, sha256: str) -> Reply:
+        if sha256 in self.blobs:
+            return Reply(status=200, body=b"")
+        held = str(self.partials[sha256].size) if sha256 in self.partials else "0"
+        headers = {"Upload-Offset": held, "Upload-Method": "pieces"}
+        return Reply(status=204, body=b"", headers=headers)
+
+    def _put_piece(
+        self, given: str, sha256: str, read_body: Callable[[], tuple[int, str]]
+    ) -> Reply:
+        match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", given)
+        assert match, given
+        start, last, total = (int(number) for number in match.groups())
+        held = self.partials.setdefault(sha256, Partial())
+        if start != held.size:
+            return problem(409, "upload-offset", offset=held.size)
+        size, _ = read_body(held)  # type: ignore[call-arg]  # adds the bytes there as well
+        assert size == last + 1 - start
+        if held.size < total:
+            headers = {"Upload-Offset": str(held.size), "Upload-Method": "pieces"}
+            return Reply(status=204, body=b"", headers=headers)
+        del self.partials[sha256]
+        if held.digest.hexdigest() != sha256:
+            return problem(422, "digest-mismatch")
+        self.blobs[sha256] = total
         return Reply(status=201, body=b"")
 
     def _finalise(self, model: str, number: str) -> Reply:
@@ -256,6 +305,12 @@ class FakeApi:
         document = {"token": "wpe_once", "expires_at": "2030-01-01T00:00:00Z", "command": command}
         return _json(201, document)
 
+    def _steer_agent(self, name: str, verb: str, body: Json) -> Reply:
+        if not any(site["name"] == name for site in self.sites):
+            return problem(404, "site-unknown")
+        by = body.get("by") or "2030-01-08T00:00:00Z" if verb == "new-key" else None
+        return _json(200, {"rotate_by": by, "locked_at": None})
+
     def _rollout(self, number: str, seen: Seen) -> Reply:
         revisions = self.rollouts.get(number)
         if not revisions:
@@ -280,7 +335,7 @@ class FakeApi:
             def _serve(self) -> None:
                 left = int(self.headers.get("Content-Length", 0))
 
-                def read_body() -> tuple[int, str]:
+                def read_body(keep: Partial | None = None) -> tuple[int, str]:
                     digest, size = hashlib.sha256(), 0
                     while size < left:
                         chunk = self.rfile.read(min(65536, left - size))
@@ -288,6 +343,10 @@ class FakeApi:
                             break
                         digest.update(chunk)
                         size += len(chunk)
+                        if keep is not None:
+                            keep.digest.update(chunk)
+                            keep.size += len(chunk)
+                    api.received_bytes += size
                     return size, digest.hexdigest()
 
                 parts = urlsplit(self.path)
@@ -318,7 +377,8 @@ class FakeApi:
                 self.end_headers()
                 self.wfile.write(reply.body)
 
-            do_GET = do_POST = do_PUT = do_PATCH = _serve  # noqa: N815 - names that http.server calls
+            do_GET = do_HEAD = do_POST = do_PUT = _serve  # noqa: N815 - names that http.server calls
+            do_PATCH = do_DELETE = _serve  # noqa: N815 - as above
 
             def log_message(self, format: str, *args: Any) -> None:
                 """Keeps the tests' stderr to what the CLI writes."""

@@ -45,6 +45,16 @@ def test_the_plan_names_stages_sites_and_who_is_left_out_and_starts_nothing(
     assert f"--expect-plan {PLAN['plan_digest']}" in ran.stderr
 
 
+def test_a_plan_of_several_builds_says_how_many_sites_get_which(
+    waypost: Waypost, fake: FakeApi
+) -> None:
+    stages = [{"name": "all", "sites": ["a"], "variants": {"trt": 2, "onnx": 7}}]
+    fake.plan = {**PLAN, "stages": stages}
+    assert "onnx 7, trt 2" in " ".join(waypost("rollout", "plan", "vad", "2").stdout.split())
+    fake.plan = {**PLAN, "stages": [{**stages[0], "variants": {"default": 9}}]}
+    assert "variants" not in waypost("rollout", "plan", "vad", "2").stdout
+
+
 def test_as_json_the_plan_is_passed_on_as_it_is(waypost: Waypost, fake: FakeApi) -> None:
     fake.plan = PLAN
     ran = waypost("rollout", "plan", "vad", "2", "--output", "json")

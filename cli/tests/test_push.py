@@ -1,5 +1,6 @@
 """`waypost push`: what is refused, what is sent, and what a repetition does."""
 
+import hashlib
 import json
 import os
 import socket
@@ -16,6 +17,24 @@ from waypost_cli.errors import ApiError, CliError, FileChangedError, Unavailable
 from waypost_cli.push import PARALLEL_UPLOADS, Pushed, push
 
 UNAVAILABLE = Reply(status=503, body=b"busy", content_type="text/plain")
+
+
+def _message(number: int, *parts: bytes) -> bytes:
+    body = b"".join(parts)
+    return bytes((number << 3 | 2, len(body))) + body
+
+
+def _value(name: bytes) -> bytes:
+    """FP32 of any size by 3."""
+    shape = _message(2, _message(1, _message(2, b"n")), _message(1, b"\x08\x03"))
+    return _message(1, name) + _message(2, _message(1, b"\x08\x01", shape))
+
+
+ONNX = (
+    b"\x08\x08"
+    + _message(7, _message(11, _value(b"x")), _message(12, _value(b"y")))
+    + _message(8, b"\x10\x11")
+)
 
 
 class Silent:
@@ -62,6 +81,24 @@ def test_a_folder_becomes_a_registered_version(
     assert result["already_registered"] is False
     assert result["uploaded_files"] == 4
     assert result["manifest_digest"].startswith("sha256:")
+
+
+@pytest.mark.parametrize("size", [0, 1, 999, 1000, 1001, 2000, 2500])
+def test_a_file_longer_than_a_piece_carries_the_digests_of_its_pieces(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr("waypost_cli.bundle.PIECE_BYTES", 1000)
+    monkeypatch.setattr("waypost_cli.bundle._HASH_BYTES", 300)
+    data = os.urandom(size)
+    (folder / "weights/a.bin").write_bytes(data)
+    (entry,) = (
+        each
+        for each in read_bundle(folder).manifest()["files"]  # type: ignore[attr-defined]
+        if each["path"] == "weights/a.bin"
+    )
+    pieces = [hashlib.sha256(data[at : at + 1000]).hexdigest() for at in range(0, size, 1000)]
+    assert (entry["size"], entry["sha256"]) == (size, hashlib.sha256(data).hexdigest())
+    assert entry.get("chunks") == (pieces if size > 1000 else None)
 
 
 def test_a_second_push_of_the_same_bytes_sends_nothing_and_says_so(
@@ -161,6 +198,33 @@ def test_a_server_that_stays_broken_ends_the_push_with_its_status(
         push_it(api, folder)
 
     assert fake.versions["vad", "1"].state == "uploading"
+
+
+def test_a_call_is_named_once_however_often_it_is_sent(
+    api: Api, fake: FakeApi, pauses: Pauses, folder: Path
+) -> None:
+    """What was cut off while it was under way is waited for, longer than for a server in trouble;
+    a long call that repeats without harm has no name, and neither has a read."""
+    under_way = [problem(409, "call-under-way") for _ in range(60)]
+    fake.intervene("POST", "/versions$", UNAVAILABLE, *under_way)
+
+    push_it(api, folder)
+
+    keys = [seen.headers["idempotency-key"] for seen in fake.requests("POST", "/versions$")]
+    assert (len(keys), len(set(keys))) == (62, 1)
+    assert len(pauses.seconds) == 61
+    others = [seen for seen in fake.seen if not seen.path.endswith("/versions")]
+    assert fake.requests("POST", "finalise")
+    assert not [seen for seen in others if "idempotency-key" in seen.headers]
+
+
+def test_a_call_that_stays_under_way_is_not_waited_for_without_end(
+    api: Api, fake: FakeApi, folder: Path
+) -> None:
+    fake.intervene("POST", "/versions$", *[problem(409, "call-under-way")] * 200)
+    with pytest.raises(UnavailableError, match="call-under-way"):
+        push_it(api, folder)
+    assert len(fake.requests("POST", "/versions$")) == 76
 
 
 def test_progress_is_taken_back_when_an_upload_starts_over(
@@ -297,6 +361,43 @@ def test_every_fault_of_a_folder_is_named_at_once_and_nothing_is_sent(
         assert line in ran.stderr
 
 
+def test_a_config_is_made_of_an_onnx_file_where_there_is_none(
+    waypost: Waypost, fake: FakeApi, folder: Path
+) -> None:
+    (folder / "config.pbtxt").unlink()
+    (folder / "model.onnx").write_bytes(ONNX)
+    ran = waypost("push", "vad", str(folder))
+    assert "config.pbtxt: is missing" in ran.stderr
+    assert "--generate-config writes one from the ONNX file" in ran.stderr
+
+    ran = waypost("push", "vad", str(folder), "--generate-config", "--max-batch-size", "4")
+
+    assert ran.exit_code == 0, ran.stderr
+    text = (folder / "config.pbtxt").read_text()
+    assert 'name: "vad"' in text
+    assert "max_batch_size: 4" in text
+    assert 'input [\n  { name: "x" data_type: TYPE_FP32 dims: [ 3 ] }\n]' in text
+    sent = fake.versions["vad", "1"].manifest["files"]
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    assert {"path": "config.pbtxt", "size": len(text), "sha256": digest} in sent
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"", "model.onnx is no ONNX model: it is empty"), (b"x", "model.onnx is no ONNX model")],
+)
+def test_no_config_is_made_of_anything_else(
+    waypost: Waypost, fake: FakeApi, folder: Path, content: bytes, says: str
+) -> None:
+    (folder / "config.pbtxt").unlink()
+    (folder / "model.onnx").write_bytes(content)
+    ran = waypost("push", "vad", str(folder), "--generate-config")
+    assert ran.exit_code == 1
+    assert says in ran.stderr
+    assert not fake.seen
+    assert not (folder / "config.pbtxt").exists()
+
+
 def test_a_folder_one_level_too_high_is_recognised(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(CliError) as caught:
         read_bundle(tmp_path)
@@ -366,3 +467,32 @@ def test_the_faults_the_server_finds_are_shown_line_by_line(
     assert "error: Manifest invalid: This is manifest-invalid." in ran.stderr
     assert "  manifest.files[2].path:  [31m[bold]is bad[/bold]" in ran.stderr
     assert "\x1b" not in ran.stderr
+
+
+def test_what_a_version_asks_of_machines_is_part_of_it(
+    waypost: Waypost, fake: FakeApi, folder: Path, tmp_path: Path
+) -> None:
+    asked = tmp_path / "requires.json"
+    asked.write_text('{"memory_bytes": 2000000000, "backends": ["python"]}')
+
+    ran = waypost("push", "vad", str(folder), "--requires", str(asked), "--output", "json")
+
+    assert ran.exit_code == 0, ran.stderr
+    assert fake.versions["vad", "1"].manifest["requires"] == {
+        "memory_bytes": 2000000000,
+        "backends": ["python"],
+    }
+
+
+@pytest.mark.parametrize("text", ["", "[]", "memory_bytes = 5"])
+def test_a_file_that_asks_for_nothing_readable_is_refused_before_anything_is_sent(
+    waypost: Waypost, fake: FakeApi, folder: Path, tmp_path: Path, text: str
+) -> None:
+    asked = tmp_path / "requires.json"
+    asked.write_text(text)
+
+    ran = waypost("push", "vad", str(folder), "--requires", str(asked))
+
+    assert ran.exit_code != 0
+    assert str(asked) in ran.stderr
+    assert not fake.versions

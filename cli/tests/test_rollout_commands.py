@@ -133,7 +133,7 @@ def test_a_pause_that_asks_for_a_choice_names_the_verbs(waypost: Waypost, fake: 
     assert "too few requests" in ran.stdout
 
 
-@pytest.mark.parametrize("verb", ["pause", "resume", "abort", "rollback"])
+@pytest.mark.parametrize("verb", ["pause", "resume", "abort", "stop-waiting", "rollback"])
 def test_an_order_is_sent_with_its_reason(waypost: Waypost, fake: FakeApi, verb: str) -> None:
     fake.rollouts["1"] = [rollout("running")]
 
@@ -144,7 +144,7 @@ def test_an_order_is_sent_with_its_reason(waypost: Waypost, fake: FakeApi, verb:
     assert json.loads(ran.stdout)["id"] == 1
 
 
-@pytest.mark.parametrize("verb", ["abort", "rollback"])
+@pytest.mark.parametrize("verb", ["abort", "stop-waiting", "rollback"])
 def test_stopping_and_going_back_need_a_reason(waypost: Waypost, fake: FakeApi, verb: str) -> None:
     ran = waypost("rollout", verb, "1")
 
@@ -172,13 +172,18 @@ def test_a_rollout_in_the_way_is_named(waypost: Waypost, fake: FakeApi) -> None:
     assert "waypost rollout status 41" in ran.stderr
 
 
-def test_a_start_is_never_sent_twice(waypost: Waypost, fake: FakeApi) -> None:
-    fake.intervene("POST", "rollouts", problem(503, "busy"), problem(503, "busy"))
+def test_a_start_that_is_sent_again_is_the_same_call(waypost: Waypost, fake: FakeApi) -> None:
+    fake.rollouts["1"] = [rollout("running")]
+    busy = Reply(status=503, body=b"", content_type="text/plain", headers={"Retry-After": "0"})
+    fake.intervene("POST", "rollouts", busy)
 
-    ran = waypost("rollout", "start", "vad", "2")
+    for _ in range(2):
+        ran = waypost("rollout", "start", "vad", "2")
+        assert ran.exit_code == 0, ran.stderr
 
-    assert ran.exit_code == 1
-    assert len(fake.requests("POST", "rollouts")) == 1
+    keys = [seen.headers["idempotency-key"] for seen in fake.requests("POST", "rollouts")]
+    assert keys[0] == keys[1] != keys[2]
+    assert all(len(key) >= 32 for key in keys)
 
 
 def test_the_list_follows_pages_up_to_its_limit_and_stays_on_its_server(

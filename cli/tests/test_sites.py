@@ -107,3 +107,28 @@ def test_a_token_for_a_site_that_does_not_exist_is_an_error(waypost: Waypost) ->
     assert ran.exit_code == 1
     assert ran.stdout == ""
     assert "code site-unknown" in ran.stderr
+
+
+def test_a_new_key_is_asked_for(waypost: Waypost, fake: FakeApi) -> None:
+    fake.sites = [{"name": "edge-1"}]
+
+    ran = waypost("sites", "new-key", "edge-1")
+    by = waypost("sites", "new-key", "edge-1", "--by", "2030-02-01T00:00:00Z", "--output", "json")
+
+    assert ran.exit_code == by.exit_code == 0
+    assert "by 2030-01-08T00:00:00Z" in ran.stderr
+    assert json.loads(by.stdout)["rotate_by"] == "2030-02-01T00:00:00Z"
+    asked = fake.requests("POST", "sites/edge-1/agent/new-key")
+    assert [request.body for request in asked] == [{}, {"by": "2030-02-01T00:00:00Z"}]
+
+
+def test_a_locked_agent_is_let_in_again_with_a_reason(waypost: Waypost, fake: FakeApi) -> None:
+    fake.sites = [{"name": "edge-1"}]
+
+    ran = waypost("sites", "unlock", "edge-1", "--reason", "the copy is gone")
+
+    assert ran.exit_code == 0
+    (asked,) = fake.requests("POST", "sites/edge-1/agent/unlock")
+    assert asked.body == {"reason": "the copy is gone"}
+    assert waypost("sites", "unlock", "edge-1").exit_code != 0
+    assert waypost("sites", "unlock", "none", "--reason", "x").exit_code == 1

@@ -17,17 +17,29 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 AGENT_BYTES = 256 * 1024
 # A manifest of 2,000 files is below 1 MiB; forms are smaller still.
 USUAL_BYTES = 4 * 1024 * 1024
+# Of a file, or of a piece of it; `waypost push` takes 16 MiB.
+PIECE_BYTES = 64 * 1024 * 1024
+# A signature names every file once more, in base64.
+SIGNATURE_BYTES = 8 * 1024 * 1024
 _UPLOAD = re.compile(r"/api/v1/models/[^/]+/versions/\d+/blobs/[0-9a-f]{64}")
+_SIGNATURE = re.compile(r"/api/v1/models/[^/]+/versions/\d+/signature")
 
 
 class BodyTooLarge(Exception):
     """More bytes arrived than the path allows."""
 
 
-def limit_for(path: str, method: str) -> int | None:
-    """The most bytes a body may hold; None for an upload, which its manifest bounds."""
-    if method == "PUT" and _UPLOAD.fullmatch(path):
-        return None
+def is_upload(path: str, method: str) -> bool:
+    """Whether the body is a file's bytes."""
+    return method == "PUT" and _UPLOAD.fullmatch(path) is not None
+
+
+def limit_for(path: str, method: str) -> int:
+    """The most bytes a body may hold. A larger file comes in pieces."""
+    if is_upload(path, method):
+        return PIECE_BYTES
+    if method == "PUT" and _SIGNATURE.fullmatch(path):
+        return SIGNATURE_BYTES
     return AGENT_BYTES if path.startswith("/agent/") else USUAL_BYTES
 
 
@@ -35,10 +47,10 @@ def limit_bodies(application: Application) -> Application:
     """Wraps an ASGI application; answers 413 itself when a body is too large."""
 
     async def limited(scope: Scope, receive: Receive, send: Send) -> None:
-        limit = limit_for(scope["path"], scope["method"]) if scope["type"] == "http" else None
-        if limit is None:
+        if scope["type"] != "http":
             await application(scope, receive, send)
             return
+        limit = limit_for(scope["path"], scope["method"])
         if _declared(scope) > limit:
             await _refuse(send, limit)
             return
@@ -72,12 +84,18 @@ def _counted(receive: Receive, limit: int) -> Receive:
 
 async def _refuse(send: Send, limit: int) -> None:
     code = "report-too-large" if limit == AGENT_BYTES else "body-too-large"
+    detail = f"A body here may hold {limit} bytes."
+    if limit == PIECE_BYTES:
+        detail += (
+            " Send a larger file in pieces, each with Content-Range: bytes FIRST-LAST/SIZE, as"
+            " `waypost push` does."
+        )
     body = json.dumps(
         {
             "type": f"urn:waypost:problem:{code}",
             "title": "Request Entity Too Large",
             "status": 413,
-            "detail": f"A body here may hold {limit} bytes.",
+            "detail": detail,
             "code": code,
         }
     ).encode()

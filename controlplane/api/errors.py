@@ -4,11 +4,16 @@ from http import HTTPStatus
 from typing import Any
 
 import structlog
-from django.core.exceptions import PermissionDenied, ValidationError
+from django.core.exceptions import PermissionDenied, RequestDataTooBig, ValidationError
+from django.db import OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from rest_framework import exceptions
 
-from controlplane.catalog.store import StoreFull
+from controlplane.accounts.issuers import IssuerUnavailable
+from controlplane.api.etags import PreconditionFailed
+from controlplane.api.rate_limit import TooManyRequests
+from controlplane.catalog.registry.linking import RegistryUnavailable
+from controlplane.catalog.store import StoreFull, StoreUnavailable
 from controlplane.domain.errors import (
     Conflict,
     FieldError,
@@ -28,7 +33,12 @@ _STATUS: list[tuple[type[WaypostError], HTTPStatus]] = [
     (Unauthenticated, HTTPStatus.UNAUTHORIZED),
     (Forbidden, HTTPStatus.FORBIDDEN),
     (TooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    (PreconditionFailed, HTTPStatus.PRECONDITION_FAILED),
+    (TooManyRequests, HTTPStatus.TOO_MANY_REQUESTS),
+    (IssuerUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
+    (RegistryUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
     (StoreFull, HTTPStatus.INSUFFICIENT_STORAGE),
+    (StoreUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
 ]
 
 
@@ -60,6 +70,13 @@ def problem_response(error: WaypostError, status: HTTPStatus | None = None) -> H
     )
     if status is HTTPStatus.UNAUTHORIZED:
         response["WWW-Authenticate"] = "Bearer"
+    if isinstance(retry_after := error.extra.get("retry_after"), int):
+        response["Retry-After"] = str(retry_after)
+    if isinstance(error, TooManyRequests):
+        for name, value in error.headers.items():
+            response[name] = value
+    if isinstance(error, PreconditionFailed) and error.tag:
+        response["ETag"] = error.tag
     return response
 
 
@@ -93,10 +110,22 @@ def _translate(raised: Exception) -> tuple[WaypostError | None, HTTPStatus]:
         faults = [FieldError(field="", message=text) for text in raised.messages]
         error = InvalidInput("invalid-request", "The request cannot be used.", errors=faults)
         return error, HTTPStatus.UNPROCESSABLE_ENTITY
+    if isinstance(raised, RequestDataTooBig):
+        return TooLarge("body-too-large", "The body is too large."), HTTPStatus(413)
+    if isinstance(raised, OperationalError) and _passes(raised):
+        detail = "The database is busy with other writers; ask again."
+        busy = WaypostError("database-busy", detail, extra={"retry_after": 1})
+        return busy, HTTPStatus.SERVICE_UNAVAILABLE
     if isinstance(raised, exceptions.APIException):
         code = str(raised.default_code).replace("_", "-")
         return WaypostError(code, str(raised.detail)), HTTPStatus(raised.status_code)
     return None, HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def _passes(error: OperationalError) -> bool:
+    """Two transactions that waited for each other, or a lock that was not had in time."""
+    said = str(error).lower()
+    return any(words in said for words in ("deadlock", "could not serialize", "is locked"))
 
 
 def flatten(where: str, detail: Any) -> list[FieldError]:

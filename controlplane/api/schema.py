@@ -1,8 +1,13 @@
-"""What the published OpenAPI document covers: `/api/v1`. Agents have their own page."""
+"""What the published OpenAPI document covers (`/api/v1`; agents have their own page), and how
+tokens are described in it. What all calls have in common is added by `schema_conventions.py`."""
 
 from typing import Any
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
+
+from controlplane.api.schema_conventions import add_conventions
+
+__all__ = ["ApiTokenScheme", "add_conventions", "only_public_paths"]
 
 
 def only_public_paths(endpoints: list[Any], **_: Any) -> list[Any]:

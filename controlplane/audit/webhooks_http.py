@@ -80,7 +80,7 @@ class HttpSender:
                 tls = self.tls or _system_trust()
                 wire = stack.enter_context(tls.wrap_socket(plain, server_hostname=target.host))
             connection = HTTPConnection(target.host, target.port)
-            connection.sock = _TimedWire(wire, deadline)
+            connection.sock = TimedWire(wire, deadline)
             stack.callback(connection.close)
             headers = {**message.headers, "Host": target.authority, "Connection": "close"}
             connection.request("POST", target.path, message.body, headers)
@@ -123,7 +123,7 @@ def _left(until: float) -> float:
     return left
 
 
-class _TimedWire:
+class TimedWire:
     """What `HTTPConnection` needs of a socket, with one deadline over all reads and writes: a
     receiver that sends a byte every few seconds would outlast any timeout of a single read."""
 

@@ -4,7 +4,7 @@ from django.contrib import admin
 from django.http import HttpRequest
 
 from controlplane.audit.admin import ReadOnly
-from controlplane.catalog.models import Blob, Model, Version, VersionFile
+from controlplane.catalog.models import Blob, ChunkMap, Model, Version, VersionFile
 
 
 @admin.register(Model)
@@ -40,3 +40,11 @@ class VersionAdmin(ReadOnly):
 class BlobAdmin(ReadOnly):
     list_display = ("sha256", "size_bytes", "stored_at")
     search_fields = ("sha256",)
+
+
+@admin.register(ChunkMap)
+class ChunkMapAdmin(ReadOnly):
+    list_display = ("sha256", "size_bytes", "state", "reason", "patched", "claimed_until")
+    list_filter = ("state",)
+    search_fields = ("sha256",)
+    exclude = ("chunks", "document")

@@ -1,16 +1,29 @@
 """Every read of the catalogue."""
 
-from django.conf import settings
-from django.db.models import Max, QuerySet
+from collections.abc import Collection
 
-from controlplane.catalog.models import Blob, Model, Version
-from controlplane.catalog.store import BlobStore
+from django.db.models import Max, Q, QuerySet
+
+from controlplane.catalog.models import Blob, ChunkMap, Model, Version, VersionFile, VersionState
+from controlplane.catalog.store import ArtifactStore
+from controlplane.catalog.stores import artifact_store, patches
 from controlplane.domain.errors import NotFound
 from controlplane.domain.manifest import Manifest
 
 
-def blob_store() -> BlobStore:
-    return BlobStore(settings.WAYPOST_ARTIFACT_DIR)
+def blob_store() -> ArtifactStore:
+    return artifact_store()
+
+
+def patch_store() -> ArtifactStore:
+    return patches()
+
+
+def chunk_map_document(sha256: str) -> tuple[bytes, str] | None:
+    """A file's chunk map as agents get it, gzipped, and its digest; None while there is none."""
+    rows = ChunkMap.objects.filter(sha256=sha256).exclude(document_digest="")
+    found = rows.values_list("document", "document_digest").first()
+    return None if found is None else (bytes(found[0]), found[1])
 
 
 def models_with_latest() -> QuerySet[Model]:
@@ -44,9 +57,22 @@ def manifest_of(version: Version) -> Manifest:
     return Manifest.of_document(version.manifest)
 
 
-def missing_digests(manifest: Manifest) -> list[str]:
-    """Digests of the manifest that are not in the artifact store, sorted. Bytes of another size
-    than the manifest states are not the ones it means."""
+def sent_for(model_id: int, digests: Collection[str]) -> set[tuple[str, int]]:
+    """Those of the digests, each with its size, that pushes of this model have sent. A registered
+    version sent all that it names."""
+    rows = VersionFile.objects.filter(version__model=model_id, sha256__in=digests)
+    sent = rows.filter(Q(sent_at__isnull=False) | ~Q(version__state=VersionState.UPLOADING))
+    return set(sent.order_by().values_list("sha256", "size_bytes"))
+
+
+def missing_digests(manifest: Manifest, model: Model | None) -> list[str]:
+    """Digests of the manifest that are still to be sent for this model (None: a new one), sorted.
+
+    Bytes of another size than the manifest states are not the ones it means. Bytes that only
+    another model brought are missing: who knows a digest need not have what it names.
+    """
+    if model is None:
+        return sorted(manifest.digests)
     rows = Blob.objects.filter(sha256__in=manifest.digests)
-    held = set(rows.values_list("sha256", "size_bytes"))
+    held = set(rows.values_list("sha256", "size_bytes")) & sent_for(model.pk, manifest.digests)
     return sorted({file.sha256 for file in manifest.files if (file.sha256, file.size) not in held})

@@ -15,6 +15,11 @@ django.setup(set_prefix=False)
 # These read models, which exist from here on.
 from controlplane.api.agent_v1.hot_path import answer_unchanged_polls  # noqa: E402
 from controlplane.api.body_limit import limit_bodies  # noqa: E402
+from controlplane.api.long_poll import answer_waits  # noqa: E402
+from controlplane.api.upload_door import admit_uploads  # noqa: E402
+from controlplane.catalog.stores import say_if_unusable  # noqa: E402
+
+say_if_unusable()
 
 
 class OneThreadHandler(ASGIHandler):
@@ -34,4 +39,7 @@ class OneThreadHandler(ASGIHandler):
 
 # Each keeps a database connection of its own: opening one is half of what a poll costs.
 POLL_THREADS = ThreadPoolExecutor(max_workers=4, thread_name_prefix="poll")
-application = answer_unchanged_polls(limit_bodies(OneThreadHandler()), POLL_THREADS)
+# Apart from them: people who wait for news must not slow the agents' polls.
+WAIT_THREADS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="wait")
+_people = limit_bodies(admit_uploads(OneThreadHandler(), WAIT_THREADS))
+application = answer_unchanged_polls(answer_waits(_people, WAIT_THREADS), POLL_THREADS)

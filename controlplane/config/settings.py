@@ -8,7 +8,9 @@ import environ
 import structlog
 from django.core.exceptions import ImproperlyConfigured
 
+from controlplane.catalog.s3_settings import s3_settings
 from controlplane.config.secret_key import load_secret_key
+from controlplane.domain.gates import Verdict
 from controlplane.domain.rollout import DeploymentState, RolloutState, StageState
 from controlplane.domain.windows import WindowKind
 
@@ -51,6 +53,44 @@ WAYPOST_ENGINE_STALE_SECONDS = positive("WAYPOST_ENGINE_STALE_SECONDS", 60)
 WAYPOST_ARTIFACT_DIR = Path(
     env.str("WAYPOST_ARTIFACT_DIR", default=str(DATA_DIR / "artifacts"))
 ).absolute()
+# Versions' files in a bucket instead of the folder.
+try:
+    WAYPOST_S3 = s3_settings(
+        bucket=env.str("WAYPOST_S3_BUCKET", default=""),
+        endpoint=env.str("WAYPOST_S3_ENDPOINT", default=""),
+        prefix=env.str("WAYPOST_S3_PREFIX", default=""),
+        region=env.str("WAYPOST_S3_REGION", default="us-east-1"),
+        access_key=env.str("WAYPOST_S3_ACCESS_KEY", default=""),
+        secret_key=env.str("WAYPOST_S3_SECRET_KEY", default=""),
+    )
+except ValueError as error:
+    raise ImproperlyConfigured(str(error)) from error
+# A larger file is cut into chunks but gets no patches; 0 makes none at all.
+WAYPOST_PATCH_MAX_FILE_BYTES = env.int("WAYPOST_PATCH_MAX_FILE_BYTES", default=8 << 30)
+# What one caller of the REST API may ask of one web process: per second, and at once. 0: no limit.
+WAYPOST_API_RATE = env.float("WAYPOST_API_RATE", default=50)
+WAYPOST_API_BURST = env.int("WAYPOST_API_BURST", default=200)
+# How many calls of one web process may wait for news at a time (`?wait=`).
+WAYPOST_API_WAITERS = env.int("WAYPOST_API_WAITERS", default=1000)
+# Lets issuers of identities (OpenID Connect) be asked over http at loopback addresses, for tests.
+WAYPOST_OIDC_ALLOW_LOOPBACK_HTTP = env.bool("WAYPOST_OIDC_ALLOW_LOOPBACK_HTTP", default=False)
+# Lets issuers of identities be at private addresses, such as a GitLab in your own network.
+WAYPOST_OIDC_ALLOW_PRIVATE = env.bool("WAYPOST_OIDC_ALLOW_PRIVATE", default=False)
+# The MLflow server that versions may come from; empty: none. No other address is ever asked.
+WAYPOST_MLFLOW_URL = env.str("WAYPOST_MLFLOW_URL", default="").rstrip("/")
+WAYPOST_MLFLOW_USERNAME = env.str("WAYPOST_MLFLOW_USERNAME", default="")
+WAYPOST_MLFLOW_PASSWORD = env.str("WAYPOST_MLFLOW_PASSWORD", default="")
+WAYPOST_MLFLOW_TOKEN = env.str("WAYPOST_MLFLOW_TOKEN", default="")
+# What its webhooks are signed with; empty: they are refused.
+WAYPOST_MLFLOW_WEBHOOK_SECRET = env.str("WAYPOST_MLFLOW_WEBHOOK_SECRET", default="")
+# Buckets that versions registered at s3://... may lie in.
+WAYPOST_MLFLOW_S3_BUCKETS = env.list("WAYPOST_MLFLOW_S3_BUCKETS", default=[])
+# How often a linked model is looked at there; a webhook only makes it sooner.
+WAYPOST_MLFLOW_RECONCILE_SECONDS = positive("WAYPOST_MLFLOW_RECONCILE_SECONDS", 120)
+# The interpreter of the environment that converts models; empty: models that need it are refused.
+WAYPOST_CONVERTER_PYTHON = env.str("WAYPOST_CONVERTER_PYTHON", default="")
+# Lets models be unpickled where no walls can be built around their code.
+WAYPOST_CONVERTER_UNWALLED = env.bool("WAYPOST_CONVERTER_UNWALLED", default=False)
 # Where webhooks may lead beyond https to public addresses.
 WAYPOST_WEBHOOK_ALLOW_HTTP = env.bool("WAYPOST_WEBHOOK_ALLOW_HTTP", default=False)
 WAYPOST_WEBHOOK_ALLOW_PRIVATE = env.bool("WAYPOST_WEBHOOK_ALLOW_PRIVATE", default=False)
@@ -76,6 +116,7 @@ INSTALLED_APPS = [
     "controlplane.ops",
 ]
 MIDDLEWARE = [
+    "controlplane.api.request_id.RequestIdMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
@@ -86,7 +127,12 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_structlog.middlewares.RequestMiddleware",
+    "controlplane.api.conventions.ConventionsMiddleware",
 ]
+# Its own middleware made sure that the id is one that a log line can hold.
+DJANGO_STRUCTLOG_TRUST_UPSTREAM_REQUEST_ID = True
+# As much as api/body_limit.py lets through.
+DATA_UPLOAD_MAX_MEMORY_SIZE = 4 * 1024 * 1024
 ROOT_URLCONF = "controlplane.config.urls"
 ASGI_APPLICATION = "controlplane.config.asgi.application"
 TEMPLATES = [
@@ -135,8 +181,13 @@ LOGOUT_REDIRECT_URL = "login"
 CELERY_BROKER_URL = env.str("BROKER_URL", default="memory://")
 CELERY_TASK_IGNORE_RESULT = True
 # Webhooks have a queue and a worker of their own (the courier): a receiver that does not answer
-# must not keep the engine waiting.
-CELERY_TASK_ROUTES = {"audit.deliver": {"queue": "webhooks"}}
+# must not keep the engine waiting. So have chunk maps (the packer), which take minutes of a core.
+CELERY_TASK_ROUTES = {
+    "audit.deliver": {"queue": "webhooks"},
+    "catalog.make_chunk_maps": {"queue": "chunk-maps"},
+    # What is fetched from registries: minutes, of other machines' time.
+    "catalog.look_at_registries": {"queue": "imports"},
+}
 CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
 CELERY_TASK_TIME_LIMIT = 90
@@ -169,7 +220,28 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": WAYPOST_TICK_SECONDS,
         "options": {"expires": max(WAYPOST_TICK_SECONDS, 1)},
     },
+    # Far less urgent than often: each time it finds little that is a day old.
+    "accounts": {"task": "accounts.prune", "schedule": 600, "options": {"expires": 600}},
+    "uploads": {
+        "task": "catalog.drop_stale_uploads",
+        "schedule": 3600,
+        "options": {"expires": 3600},
+    },
+    "measurements": {"task": "fleet.prune", "schedule": 60, "options": {"expires": 60}},
+    "chunk-maps": {
+        "task": "catalog.make_chunk_maps",
+        "schedule": WAYPOST_TICK_SECONDS,
+        "options": {"expires": max(WAYPOST_TICK_SECONDS, 1)},
+    },
 }
+
+if WAYPOST_MLFLOW_URL:
+    # Only then is there a worker that takes them from the queue.
+    CELERY_BEAT_SCHEDULE["registries"] = {
+        "task": "catalog.look_at_registries",
+        "schedule": WAYPOST_TICK_SECONDS,
+        "options": {"expires": max(WAYPOST_TICK_SECONDS, 1)},
+    }
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["controlplane.api.auth.ApiTokenAuthentication"],
@@ -177,7 +249,10 @@ REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["controlplane.api.strict_json.StrictJSONParser"],
     "DEFAULT_PAGINATION_CLASS": "controlplane.api.paging.Paging",
-    "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
+    "DEFAULT_FILTER_BACKENDS": [
+        "django_filters.rest_framework.DjangoFilterBackend",
+        "controlplane.api.selectors.SelectorFilter",
+    ],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "controlplane.api.errors.problem_handler",
     "UNAUTHENTICATED_USER": None,
@@ -191,13 +266,22 @@ SPECTACULAR_SETTINGS = {
     "SERVE_PERMISSIONS": ["controlplane.api.auth.HasScope"],
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "PREPROCESSING_HOOKS": ["controlplane.api.schema.only_public_paths"],
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "controlplane.api.schema.add_conventions",
+    ],
     "COMPONENT_SPLIT_REQUEST": True,
     "ENUM_NAME_OVERRIDES": {
         "RolloutState": [state.value for state in RolloutState],
         "StageState": [state.value for state in StageState],
         "DeploymentState": [state.value for state in DeploymentState],
         "DeploymentKind": ["forward", "rollback"],
+        "GateVerdict": [verdict.value for verdict in Verdict],
+        "FitVerdict": ["ok", "no", "unknown"],
+        "SignatureVerdict": ["ok", "warned", "refused"],
+        "UnsignedPolicy": ["allowed", "warned", "refused"],
         "WindowKind": [kind.value for kind in WindowKind],
+        "ImportState": ["pending", "importing", "imported", "failed"],
     },
 }
 

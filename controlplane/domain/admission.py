@@ -31,6 +31,15 @@ class LeaseFacts:
     `unavailable` are the other sites of the stage that hold a lease, are switching, or do not serve
     the model well, some of them by name. `changing` counts the other sites that were granted one in
     the last hour, over all rollouts. `closed`: the activation window is shut until `opens_at`.
+
+    `gate_fails`: what a gate of a stage that has begun holds against the version, not accepted by
+    anybody; the engine turns back or stops at its next turn.
+
+    `earlier_unwell`: which sites of an earlier stage hold this one, as they hold its start.
+
+    `unproven` are the other sites of the stage that failed and have not been proven since, retried
+    or not. `untried`: the asking site has not failed here, nor begun. `retries_blocked`: of those
+    to be tried again none is under way, and sites like this one take every place to be offered.
     """
 
     rollout_state: RolloutState
@@ -42,6 +51,8 @@ class LeaseFacts:
     max_unavailable: int
     unavailable_names: tuple[str, ...] = ()
     withdrawn: str = ""
+    gate_fails: str = ""
+    earlier_unwell: str = ""
     frozen: str = ""
     closed: bool = False
     opens_at: datetime | None = None
@@ -49,6 +60,10 @@ class LeaseFacts:
     changing_limit: int | None = None
     peer_unavailable: str = ""
     busy_with: str = ""
+    untried: bool = False
+    unproven: int = 0
+    failures_tolerated: int = 0
+    retries_blocked: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +91,29 @@ def admit(facts: LeaseFacts) -> Granted | Refused:
             code="stage-not-started",
             reason=f"the files are ready; stage {facts.stage} has not started",
         )
+    if facts.gate_fails:
+        return Refused(
+            code="gate-failed",
+            reason=f"{facts.gate_fails}; nothing begins until somebody decides about that",
+        )
+    if facts.earlier_unwell:
+        return Refused(
+            code="earlier-stage-unwell",
+            reason=f"stage {facts.stage} waits: {facts.earlier_unwell}; it goes on when they are "
+            "healthy, or when somebody decides about that",
+        )
     if facts.frozen:
         return Refused(code="frozen", reason=facts.frozen)
     if facts.closed:
         until = f"{facts.opens_at:%Y-%m-%d %H:%M} UTC" if facts.opens_at else "somebody opens it"
         return Refused(
             code="window-closed", reason=f"the activation window is closed until {until}"
+        )
+    if facts.untried and _retries_first(facts):
+        return Refused(
+            code="unproven-failures",
+            reason=f"in stage {facts.stage} {facts.unproven} failed and are not proven since, "
+            f"{facts.failures_tolerated} tolerated; no other site begins until they are",
         )
     if facts.busy_with:
         return Refused(
@@ -107,6 +139,12 @@ def admit(facts: LeaseFacts) -> Granted | Refused:
             f"{facts.changing_limit}; goes on as the hour moves",
         )
     return Granted()
+
+
+def _retries_first(facts: LeaseFacts) -> bool:
+    """Else as many sites as there are could fail once before a stage with retries stops. Who waits
+    must not keep those from being tried that it waits for."""
+    return facts.unproven > facts.failures_tolerated and not facts.retries_blocked
 
 
 def slot_is_free(*, asked: Instant, said: Instant, begun: bool, holds: bool) -> bool:

@@ -37,6 +37,14 @@ class Gates:
     sentence: str
 
 
+def held_against(result: GateResult, accepted_at: datetime | None) -> str:
+    """What a failing gate says, if nobody accepted it since; else nothing."""
+    accepted = accepted_at is not None and result.judged_at <= accepted_at
+    if result.verdict is not Verdict.FAIL or accepted:
+        return ""
+    return f"gate {result.gate} fails: {result.reason}"
+
+
 def judge(
     required: Sequence[str],
     results: Iterable[GateResult],
@@ -55,8 +63,8 @@ def judge(
         if result is None:
             open_.append(f"gate {name} has not said anything")
         elif result.verdict is Verdict.FAIL:
-            if accepted_at is None or result.judged_at > accepted_at:
-                failing.append(f"gate {name} fails: {result.reason}")
+            if against := held_against(result, accepted_at):
+                failing.append(against)
         elif result.fresh_until is not None and result.fresh_until < now:
             open_.append(f"gate {name} last spoke at {result.judged_at:%Y-%m-%d %H:%M} UTC")
         elif result.verdict is not Verdict.PASS:

@@ -26,6 +26,8 @@ class SiteFacts:
     triton_live: bool | None
     models_wrong: int
     models_moving: int
+    # A copy of the agent's key showed itself, so neither of the two is answered.
+    agent_locked: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,9 @@ def site_health(facts: SiteFacts, now: datetime, fresh_within: timedelta) -> Hea
     """A site is healthy only on fresh evidence; silence makes it stale, never healthy."""
     if not facts.joined:
         return HealthVerdict(health=SiteHealth.NEW, reason="no agent has joined yet")
+    if facts.agent_locked:
+        reason = "its agent is locked, as two held its key; what it serves goes on"
+        return HealthVerdict(health=SiteHealth.STALE, reason=reason)
     if facts.last_seen_at is None:
         return HealthVerdict(health=SiteHealth.STALE, reason="joined, but has never reported")
     silent = now - facts.last_seen_at

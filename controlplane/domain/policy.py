@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 
 from controlplane.domain.errors import FieldError
+from controlplane.domain.probation import Probation, check_probation, probation_of
 
 # A whole number of sites, or a share of the stage such as "25%".
 Amount = int | str
@@ -35,12 +36,22 @@ class OnSilent(StrEnum):
     DEFER = "defer"
 
 
+class Switch(StrEnum):
+    """How a version takes over at a site: beside the one before it, in its place with a declared
+    downtime, or whichever the site's memory allows."""
+
+    SURGE = "surge"
+    REPLACE = "replace"
+    AUTO = "auto"
+
+
 @dataclass(frozen=True, kw_only=True)
 class StagePolicy:
     """What one stage bears. Amounts are whole numbers of sites or shares of the stage.
 
     `max_concurrent` None: all at once. `successes_required` None: all but the tolerated failures.
-    `progress_deadline_seconds` None: no site is ever too late.
+    `progress_deadline_seconds` None: no site is ever too late. `probation` None: each site's own
+    rule holds.
     """
 
     max_concurrent: Amount | None = None
@@ -56,6 +67,8 @@ class StagePolicy:
     approval: bool = False
     gates: tuple[str, ...] = ()
     inconclusive_seconds: float = 3600
+    switch: Switch = Switch.SURGE
+    probation: Probation | None = None
 
     def document(self) -> dict[str, object]:
         """As JSON: what differs from the defaults."""
@@ -63,7 +76,7 @@ class StagePolicy:
         for entry in fields(self):
             value = getattr(self, entry.name)
             if value != entry.default:
-                document[entry.name] = list(value) if isinstance(value, tuple) else value
+                document[entry.name] = _plain(value)
         return document
 
 
@@ -83,6 +96,12 @@ class Limits:
 KEYS = tuple(entry.name for entry in fields(StagePolicy))
 
 
+def _plain(value: object) -> object:
+    if isinstance(value, Probation):
+        return value.document()
+    return list(value) if isinstance(value, tuple) else value
+
+
 def policy_of(document: Mapping[str, object]) -> StagePolicy:
     """From a row: what `document()` gave. Raises on anything else."""
     values = dict(document)
@@ -90,6 +109,10 @@ def policy_of(document: Mapping[str, object]) -> StagePolicy:
         values["on_failure"] = OnFailure(str(values["on_failure"]))
     if "on_silent" in values:
         values["on_silent"] = OnSilent(str(values["on_silent"]))
+    if "switch" in values:
+        values["switch"] = Switch(str(values["switch"]))
+    if values.get("probation") is not None:
+        values["probation"] = probation_of(values["probation"])
     if "gates" in values:
         gates = values["gates"]
         assert isinstance(gates, list | tuple)
@@ -114,6 +137,7 @@ def parse_policy(document: object, where: str, faults: list[FieldError]) -> Stag
     for key, check in _CHECKS.items():
         if key in document and (message := check(document[key])):
             fault(key, message)
+    check_probation(document.get("probation"), lambda key, text: fault(f"probation{key}", text))
     if len(faults) > before:
         return None
     _refuse_contradictions(document, fault)
@@ -204,7 +228,18 @@ def limit_sentences(policy: StagePolicy, sites: int) -> list[str]:
     if policy.gates:
         given_up = f"pauses when there is none after {span(policy.inconclusive_seconds)}"
         said.append(f"waits for the verdict of {', '.join(policy.gates)}; {given_up}")
+    if policy.switch is not Switch.SURGE:
+        said.append(_SWITCH[policy.switch])
+    if policy.probation is not None:
+        said.append(policy.probation.sentence(span(policy.probation.seconds)))
     return said
+
+
+_SWITCH = {
+    Switch.REPLACE: "a site unloads its version first and answers nobody until the next one serves",
+    Switch.AUTO: "a site whose memory cannot hold both versions unloads its own first and answers "
+    "nobody until the next one serves",
+}
 
 
 _SILENT = {
@@ -313,6 +348,7 @@ _CHECKS: dict[str, Callable[[object], str]] = {
     "approval": _approval,
     "gates": _gates,
     "inconclusive_seconds": _seconds(least=0),
+    "switch": _one_of(Switch),
 }
 
 

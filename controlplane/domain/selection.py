@@ -11,6 +11,7 @@ from datetime import timedelta
 from controlplane.domain.cautions import NAMED, cautions
 from controlplane.domain.draw import draw, draw_per
 from controlplane.domain.errors import FieldError, InvalidInput
+from controlplane.domain.fit_facts import size_text
 from controlplane.domain.policy import span
 from controlplane.domain.selector import SiteSelector, SiteTraits
 from controlplane.domain.stages import StageSpec
@@ -20,23 +21,28 @@ from controlplane.domain.stages import StageSpec
 class Candidate(SiteTraits):
     """A site as the planner sees it. `excluded` is why it cannot take part, or None.
 
-    `downlink_mbit_per_s` None: nobody stated it.
+    `downlink_mbit_per_s` None: nobody stated it. `variant` is the build it would get, with its
+    `size_bytes`; `only_by_replace`: there is no room for it beside the version before.
     """
 
     excluded: str | None = None
     downlink_mbit_per_s: float | None = None
+    variant: str = ""
+    size_bytes: int = 0
+    only_by_replace: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """Each included site in exactly one stage; every other site in `excluded` with the reason.
 
-    `hardware` of each included site is what it was planned with.
+    `hardware` of each included site is what it was planned with, `variants` the build it is to get.
     """
 
     stages: tuple[tuple[StageSpec, tuple[str, ...]], ...]
     excluded: tuple[tuple[str, str], ...]
     hardware: Mapping[str, str] = field(default_factory=dict)
+    variants: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     @property
@@ -97,7 +103,8 @@ def exclusion(fit: Fit, *, size_bytes: int, patience: timedelta) -> str | None:
     if fit.silent_for is not None and fit.silent_for > patience:
         return f"not heard of for {span(fit.silent_for.total_seconds())}"
     if fit.disk_free_bytes is not None and fit.disk_free_bytes < size_bytes:
-        return f"needs {_size(size_bytes)} of disk, {_size(fit.disk_free_bytes)} are free"
+        free = size_text(fit.disk_free_bytes)
+        return f"needs {size_text(size_bytes)} of disk, {free} are free"
     return fit.busy
 
 
@@ -147,6 +154,7 @@ def plan_stages(
         stages=tuple(stages),
         excluded=tuple(sorted(excluded.items())),
         hardware={c.name: c.hardware for c in candidates if c.name in placed},
+        variants={c.name: c.variant for c in candidates if c.name in placed and c.variant},
         warnings=tuple(found),
     )
 
@@ -195,10 +203,3 @@ def _refuse_unknown_sites(
             f"No site in service is called {', '.join(names[:NAMED])}.",
             errors=[FieldError(field=f, message=f"unknown site {n!r}") for f, n in unknown[:20]],
         )
-
-
-def _size(count: int) -> str:
-    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"

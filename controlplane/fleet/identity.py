@@ -3,26 +3,17 @@
 A key that the agent made itself is the identity; no secret is shared between sites."""
 
 import base64
-import binascii
 import secrets
 import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from django.db import transaction
 from django.db.models import Exists
 
 from controlplane.accounts.secrets import new_secret, secret_digest
 from controlplane.audit.services import record_event
-from controlplane.domain.errors import (
-    Conflict,
-    FieldError,
-    Forbidden,
-    InvalidInput,
-    Unauthenticated,
-)
+from controlplane.domain.errors import Conflict, Forbidden, Unauthenticated
 from controlplane.fleet.models import (
     Agent,
     AgentSession,
@@ -33,6 +24,7 @@ from controlplane.fleet.models import (
     Site,
 )
 from controlplane.fleet.polling import poll_seconds_of
+from controlplane.fleet.proofs import check_signature, decode_bytes, live_agent, spend_nonce
 
 SESSION_PREFIX = "wps"
 SESSION_LIFETIME = timedelta(hours=1)
@@ -41,11 +33,13 @@ CHALLENGE_LIFETIME = timedelta(seconds=60)
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """What a new session's answer holds; `secret` is not stored."""
+    """What a new session's answer holds; `secret` is not stored. `rotate_by`: an operator asks for
+    a new key, until then."""
 
     secret: str
     expires_seconds: int
     counter: int
+    rotate_by: datetime | None
 
 
 def enrol_agent(
@@ -56,7 +50,7 @@ def enrol_agent(
     Raises `Unauthenticated`, `InvalidInput`, `Conflict` (`token-bound-to-another-key`),
     `Forbidden` (`site-retired`).
     """
-    key = _decode(public_key, field="public_key", length=32)
+    key = decode_bytes(public_key, field="public_key", length=32)
     agent, refused = _enrol(
         token=token, key=key, hostname=hostname, agent_version=agent_version, now=now
     )
@@ -151,7 +145,7 @@ def _revoke(agent: Agent, *, reason: str, actor: str, now: datetime) -> None:
 @transaction.atomic
 def issue_challenge(*, agent_id: str, now: datetime) -> str:
     """A nonce for this agent to sign. Old ones are swept on the way."""
-    agent = _agent(agent_id)
+    agent = live_agent(agent_id)
     Challenge.objects.filter(expires_at__lte=now).delete()
     nonce = base64.b64encode(secrets.token_bytes(32)).decode()
     Challenge.objects.create(nonce=nonce, agent=agent, expires_at=now + CHALLENGE_LIFETIME)
@@ -166,37 +160,38 @@ def open_session(
     Raises `Unauthenticated` (`nonce-invalid`, `signature-invalid`), `Forbidden`, `Conflict`
     (`session-counter-stale`).
     """
-    agent = _agent(agent_id)
+    agent = live_agent(agent_id)
     # The nonce is spent first and for good, whatever the rest of the request holds.
-    spent, _ = Challenge.objects.filter(nonce=nonce, agent=agent, expires_at__gt=now).delete()
-    if not spent:
-        raise Unauthenticated("nonce-invalid", "The nonce is unknown, used or expired.")
-    _verify(agent, nonce=nonce, counter=session_counter, signature=signature)
+    spend_nonce(agent, nonce, now=now)
+    check_signature(
+        bytes(agent.public_key),
+        signature,
+        field="signature",
+        lines=["waypost-session-v1", str(agent.pk), nonce, str(session_counter)],
+    )
     session = _open(agent, counter=session_counter, now=now)
     if session is None:
         raise Conflict(
             "session-counter-stale",
             f"Session counter {session_counter} was used before: this disk may be a copy, or was "
-            "restored from an older one. Join again with a new token.",
+            "restored from an older one. No agent with this key is answered any more until an "
+            "operator has looked: join again with a new token, or have the agent unlocked.",
         )
     return session
 
 
 @transaction.atomic
 def _open(agent: Agent, *, counter: int, now: datetime) -> Session | None:
-    rose = Agent.objects.filter(pk=agent.pk, revoked_at=None, session_counter__lt=counter).update(
-        session_counter=counter, report_seq=0
-    )
+    key = bytes(agent.public_key)
+    # The key that signed, too: it may have been replaced since the signature was checked.
+    rose = Agent.objects.filter(
+        pk=agent.pk, public_key=key, revoked_at=None, locked_at=None, session_counter__lt=counter
+    ).update(session_counter=counter, report_seq=0, refused_protocol="")
     if not rose:
-        record_event(
-            now=now,
-            actor=f"agent:{agent.site.name}",
-            action="agent.counter_stale",
-            object_type="site",
-            object_id=agent.site.name,
-            reason="a session counter did not rise: two agents may hold the same key",
-            data={"counter": counter, "accepted": agent.session_counter},
-        )
+        found = live_agent(str(agent.pk))
+        if bytes(found.public_key) != key:
+            raise Unauthenticated("signature-invalid", "The agent has another key by now.")
+        _lock(found, counter=counter, now=now)
         return None
     secret = new_secret(SESSION_PREFIX)
     AgentSession.objects.update_or_create(
@@ -204,7 +199,26 @@ def _open(agent: Agent, *, counter: int, now: datetime) -> Session | None:
         defaults={"digest": secret_digest(secret), "expires_at": now + SESSION_LIFETIME},
     )
     lifetime = int(SESSION_LIFETIME.total_seconds())
-    return Session(secret=secret, expires_seconds=lifetime, counter=counter)
+    return Session(
+        secret=secret, expires_seconds=lifetime, counter=counter, rotate_by=agent.rotate_by
+    )
+
+
+def _lock(agent: Agent, *, counter: int, now: datetime) -> None:
+    """Two agents may hold this key and nobody here can tell which is the copy: neither is answered
+    again, and both go on serving what they serve."""
+    Agent.objects.filter(pk=agent.pk).update(locked_at=now)
+    AgentSession.objects.filter(agent=agent).delete()
+    record_event(
+        now=now,
+        actor=f"agent:{agent.site.name}",
+        action="agent.counter_stale",
+        object_type="site",
+        object_id=agent.site.name,
+        reason="a session counter did not rise: two agents may hold the same key; both are locked "
+        "and only serve",
+        data={"counter": counter, "accepted": agent.session_counter},
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +240,10 @@ def authenticate_agent(*, secret: str, now: datetime) -> Caller:
     """Raises `Unauthenticated` (`session-invalid`) for a token that opens nothing any more."""
     row = (
         AgentSession.objects.filter(
-            digest=secret_digest(secret), expires_at__gt=now, agent__revoked_at=None
+            digest=secret_digest(secret),
+            expires_at__gt=now,
+            agent__revoked_at=None,
+            agent__locked_at=None,
         )
         .annotate(windows_exist=Exists(MaintenanceWindow.objects.order_by()))
         .values_list(
@@ -290,38 +307,3 @@ def accept_report(
         clock_skew_seconds=(sent_at - now).total_seconds() if sent_at else None,
     )
     return bool(updated)
-
-
-def _agent(agent_id: str) -> Agent:
-    try:
-        key = uuid.UUID(agent_id)
-    except ValueError as error:
-        fault = FieldError(field="agent", message="must be the UUID from enrolment")
-        raise InvalidInput("invalid-request", "The agent is not named.", errors=[fault]) from error
-    agent = Agent.objects.select_related("site").filter(pk=key).first()
-    if agent is None:
-        raise Unauthenticated("agent-unknown", "No such agent; join the site with a new token.")
-    if agent.revoked_at:
-        raise Forbidden("agent-revoked", "This agent was revoked; join the site with a new token.")
-    return agent
-
-
-def _verify(agent: Agent, *, nonce: str, counter: int, signature: str) -> None:
-    message = "\n".join(["waypost-session-v1", str(agent.pk), nonce, str(counter)]).encode()
-    try:
-        Ed25519PublicKey.from_public_bytes(bytes(agent.public_key)).verify(
-            _decode(signature, field="signature", length=64), message
-        )
-    except InvalidSignature as error:
-        raise Unauthenticated("signature-invalid", "The signature does not match.") from error
-
-
-def _decode(text: str, *, field: str, length: int) -> bytes:
-    try:
-        raw = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raw = b""
-    if len(raw) != length:
-        fault = FieldError(field=field, message=f"must be {length} bytes in base64")
-        raise InvalidInput("invalid-request", f"The {field} is malformed.", errors=[fault])
-    return raw

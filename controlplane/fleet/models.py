@@ -45,6 +45,10 @@ class Site(models.Model):
     poll_seconds = models.PositiveIntegerField(
         null=True, blank=True, validators=[MinValueValidator(5), MaxValueValidator(86_400)]
     )
+    # Why executable versions may go to it though its Triton is below the security floor, and who
+    # said so. Empty: they may not.
+    floor_waiver = models.CharField(max_length=400, blank=True)
+    floor_waiver_by = models.CharField(max_length=150, blank=True)
     created_at = models.DateTimeField()
     # Retired sites keep their name, since events use it, and take part in nothing.
     retired_at = models.DateTimeField(null=True, blank=True)
@@ -118,7 +122,17 @@ class Server(models.Model):
     hostname = models.CharField(max_length=253)
     cpu_count = models.PositiveIntegerField(null=True)
     memory_bytes = models.BigIntegerField(null=True)
+    disk_total_bytes = models.BigIntegerField(null=True)
     disk_free_bytes = models.BigIntegerField(null=True)
+    # By the machine's own clock of the day, for display only.
+    booted_at = models.DateTimeField(null=True)
+    # Of its link to here, as it measured them.
+    download_bytes_per_second = models.FloatField(null=True)
+    round_trip_seconds = models.FloatField(null=True)
+    # How many there are; null: nobody could look.
+    accelerator_count = models.PositiveIntegerField(null=True)
+    # Each Triton of the machine: name, live, version, http_url, models, extensions, backends.
+    tritons = models.JSONField(null=True)
     python_version = models.CharField(max_length=32, blank=True)
     triton_version = models.CharField(max_length=32, blank=True)
     triton_live = models.BooleanField(null=True)
@@ -183,6 +197,17 @@ class Agent(models.Model):
     report_seq = models.PositiveBigIntegerField(default=0)
     observed_generation = models.PositiveBigIntegerField(null=True)
     clock_skew_seconds = models.FloatField(null=True)
+    # Two agents held its key: neither is answered until an operator unlocks it.
+    locked_at = models.DateTimeField(null=True, blank=True)
+    # An operator asks for a new key, to be there by then.
+    rotate_by = models.DateTimeField(null=True, blank=True)
+    key_changed_at = models.DateTimeField(null=True, blank=True)
+    # What its own configuration allows, which nobody can change from here. Null: not reported.
+    executable_allowed = models.BooleanField(null=True)
+    # Fingerprints of the release keys it trusts, and what it does with unsigned versions.
+    trust = models.JSONField(null=True)
+    # The protocol version of its last call, where that was refused for it.
+    refused_protocol = models.CharField(max_length=20, blank=True)
 
     class Meta:
         constraints = [
@@ -239,3 +264,75 @@ class AgentSession(models.Model):
 
     def __str__(self) -> str:
         return f"session of {self.agent_id}"
+
+
+class MeasuredInterval(models.Model):
+    """A stretch of time in which an agent measured its site. Rows below it live and die with it."""
+
+    site = models.ForeignKey(
+        Site, on_delete=models.CASCADE, related_name="measured", db_index=False
+    )
+    # By the agent's clock since boot, which makes a repeated delivery show.
+    boot_id = models.CharField(max_length=64)
+    seq = models.PositiveBigIntegerField()
+    # By the centre's clock: when it ended, from how old it was when it came.
+    ended_at = models.DateTimeField()
+    received_at = models.DateTimeField(db_index=True)
+    seconds = models.FloatField()
+    # Intervals that were lost at the site since the one before: its queue was full.
+    dropped = models.PositiveIntegerField(default=0)
+    # What was loaded and had no request at all: [server, model, version] each.
+    idle = models.JSONField(default=list)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["site", "boot_id", "seq"], name="interval_measured_once"
+            )
+        ]
+        indexes = [models.Index(fields=["site", "-ended_at"], name="interval_newest_of_site")]
+
+    def __str__(self) -> str:
+        return f"{self.seconds:g} s at {self.site_id} until {self.ended_at}"
+
+
+class ModelMeasurement(models.Model):
+    """What one version did in an interval: differences of Triton's counters, times in µs."""
+
+    interval = models.ForeignKey(MeasuredInterval, on_delete=models.CASCADE, related_name="models")
+    server = models.CharField(max_length=64, blank=True)
+    model = models.CharField(max_length=64)
+    version = models.PositiveBigIntegerField()
+    requests = models.PositiveBigIntegerField()
+    failed = models.PositiveBigIntegerField()
+    # Failed requests by Triton's own word for why.
+    failures = models.JSONField(default=dict)
+    batch_executions = models.PositiveBigIntegerField(null=True)
+    request_us = models.PositiveBigIntegerField(null=True)
+    queue_us = models.PositiveBigIntegerField(null=True)
+    compute_input_us = models.PositiveBigIntegerField(null=True)
+    compute_infer_us = models.PositiveBigIntegerField(null=True)
+    compute_output_us = models.PositiveBigIntegerField(null=True)
+    # {"bounds": [ms, ...], "counts": [requests up to each bound, then all above]}
+    latency_ms = models.JSONField(null=True)
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.version} in interval {self.interval_id}"
+
+
+class AcceleratorMeasurement(models.Model):
+    """What one accelerator did in an interval. What it does not tell is null."""
+
+    interval = models.ForeignKey(
+        MeasuredInterval, on_delete=models.CASCADE, related_name="accelerators"
+    )
+    uuid = models.CharField(max_length=80)
+    utilization = models.FloatField(null=True)
+    memory_used_bytes = models.BigIntegerField(null=True)
+    memory_total_bytes = models.BigIntegerField(null=True)
+    power_watts = models.FloatField(null=True)
+    energy_joules = models.FloatField(null=True)
+    temperature_celsius = models.FloatField(null=True)
+
+    def __str__(self) -> str:
+        return f"accelerator {self.uuid} in interval {self.interval_id}"

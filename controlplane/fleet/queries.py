@@ -26,7 +26,8 @@ from controlplane.fleet.models import Accelerator, Agent, Lease, MaintenanceWind
 
 
 def sites(*, retired: bool | None = False) -> QuerySet[Site]:
-    """Sites, each with `last_seen_at` of its active agent and `agent_id` (None: not joined).
+    """Sites, each with `last_seen_at` of its active agent, `agent_id` (None: not joined) and
+    `agent_locked_at`.
 
     Those that take part in the fleet; `retired=True` gives the others, None gives all.
     """
@@ -34,6 +35,7 @@ def sites(*, retired: bool | None = False) -> QuerySet[Site]:
     lease = Lease.objects.filter(agent__site=OuterRef("pk"), agent__revoked_at=None)
     rows = Site.objects.annotate(
         agent_id=Subquery(active.values("id")[:1]),
+        agent_locked_at=Subquery(active.values("locked_at")[:1]),
         last_seen_at=Subquery(lease.values("last_seen_at")[:1]),
     ).order_by("name")
     return rows if retired is None else rows.filter(retired_at__isnull=not retired)

@@ -9,11 +9,13 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from controlplane.domain.rollout import ACTIVE_DEPLOYMENT, BEGUN, DeploymentState
 from controlplane.fleet.models import Site
 from controlplane.fleet.queries import redundancy_peers
-from controlplane.rollouts.evidence import since
+from controlplane.rollouts.evidence import own_limits, since
 from controlplane.rollouts.models import Deployment, DeploymentKind, SiteModel
 
 BUDGET_WINDOW = timedelta(hours=1)
 NAMES = 3
+# A site whose drift was acted on is not acted on again before; so long it may take to settle.
+AGAIN_AFTER = timedelta(minutes=10)
 
 
 def in_transition() -> Q:
@@ -28,7 +30,8 @@ def unavailable(row: Deployment, limit: int, now: datetime) -> tuple[int, tuple[
     as far as anybody knows: how many, and once they fill the limit, some by name. Those that were
     put off or refused are not in it any more.
 
-    Every site of the stage asks, some many times: who is well is not fetched, nor who moves."""
+    Every site of the stage asks, some many times: who is well is not fetched, and who is not is
+    looked for only while those that move leave a place."""
     others = Deployment.objects.filter(
         stage=row.stage_id, superseded=False, site__retired_at=None
     ).exclude(site=row.site_id)
@@ -36,6 +39,10 @@ def unavailable(row: Deployment, limit: int, now: datetime) -> tuple[int, tuple[
     moving = Deployment.objects.filter(
         in_transition(), model=row.model_id, site__in=others.values("site")
     )
+    changing = moving.order_by("site__name").values_list("site__name", flat=True).distinct()
+    names = list(changing)
+    if len(names) >= limit:
+        return len(names), tuple(names[:NAMES])
     left = (DeploymentState.DEFERRED, DeploymentState.REJECTED)
     here = OuterRef("site")
     ailing = unwell(now).filter(
@@ -43,15 +50,9 @@ def unavailable(row: Deployment, limit: int, now: datetime) -> tuple[int, tuple[
         ~Exists(moving.filter(site=here)),
         model=row.model_id,
     )
-    # In this order: a site that fails between the two is counted twice and not left out.
-    changing = moving.order_by("site__name").values_list("site__name", flat=True).distinct()
-    count = changing.count()
-    names = list(ailing.order_by("site__name").values_list("site__name", flat=True))
-    count += len(names)
-    if count < limit:
-        return count, ()
-    names += changing[:NAMES]
-    return count, tuple(sorted(names)[:NAMES])
+    # After the others: a site that fails between the two is counted twice and not left out.
+    names += ailing.order_by().values_list("site__name", flat=True)
+    return len(names), tuple(sorted(names)[:NAMES]) if len(names) >= limit else ()
 
 
 def unwell(now: datetime) -> QuerySet[SiteModel]:
@@ -66,18 +67,30 @@ def unwell(now: datetime) -> QuerySet[SiteModel]:
     ).exclude(state=DeploymentState.SUCCEEDED)
     return (
         SiteModel.objects.exclude(desired=None)
-        .exclude(Q(reported_healthy=True) & since("reported_at", "site__", now))
+        .exclude(Q(reported_healthy=True) & since("reported_at", "site__", now, own_limits()))
         .exclude(Exists(first), reported_serving=None, reported_healthy=None)
     )
 
 
+def correcting(now: datetime) -> QuerySet[SiteModel]:
+    """Where drift was acted on and the site, which asks for no lease then, has not settled yet. A
+    wish that a rollout made since is the rollout's."""
+    later = Deployment.objects.filter(
+        site=OuterRef("site"), model=OuterRef("model"), generation=OuterRef("generation")
+    )
+    acted_on = SiteModel.objects.filter(~Exists(later), corrected_at__gt=now - AGAIN_AFTER)
+    return acted_on.exclude(reported_phase__in=["succeeded", "failed"])
+
+
 def changing(site_id: int, now: datetime) -> int:
-    """Other sites that were let change something within the hour, forward or back."""
+    """Other sites that were let change something within the hour: forward, back, or from drift."""
     recent = now - BUDGET_WINDOW
     rows = Deployment.objects.filter(
         Q(leased_at__gt=recent) | Q(kind=DeploymentKind.ROLLBACK, offered_at__gt=recent)
     )
-    return rows.exclude(site_id=site_id).order_by().values("site_id").distinct().count()
+    corrected = SiteModel.objects.filter(corrected_at__gt=recent).exclude(site_id=site_id)
+    sites = rows.exclude(site_id=site_id).order_by().values_list("site_id")
+    return sites.union(corrected.order_by().values_list("site_id")).count()
 
 
 def changing_limit(percent: int | None) -> int | None:
@@ -93,11 +106,15 @@ def unavailable_peer(site: Site, now: datetime) -> str:
     if not peers:
         return ""
     moving = Deployment.objects.filter(in_transition(), site__in=peers)
-    name = moving.values_list("site__name", flat=True).first()
-    if name is not None:
-        return str(name)
-    ailing = unwell(now).filter(site__in=peers).values_list("site__name", flat=True)
-    return str(ailing.first() or "")
+    for away in (
+        moving,
+        correcting(now).filter(site__in=peers),
+        unwell(now).filter(site__in=peers),
+    ):
+        name = away.values_list("site__name", flat=True).first()
+        if name is not None:
+            return str(name)
+    return ""
 
 
 def busy_with(row: Deployment) -> str:

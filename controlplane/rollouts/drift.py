@@ -1,7 +1,8 @@
 """What a site reports against what is desired there, while no rollout is at work: noted at once,
 and after a while corrected, adopted or left, by the model's policy.
 
-A version that failed at a site is never pushed to it again from here."""
+A correction is held by what holds rollouts, and takes its place in the budget of the hour
+(`corrections.py`); a version that failed at a site is never pushed to it again from here."""
 
 from datetime import datetime, timedelta
 
@@ -10,18 +11,21 @@ from django.db import transaction
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
 
 from controlplane.audit.services import record_event
-from controlplane.catalog.models import DriftPolicy, Version, VersionState
+from controlplane.catalog.models import DriftPolicy, Version
 from controlplane.domain.rollout import ACTIVE_DEPLOYMENT, FINAL_ROLLOUT
-from controlplane.domain.windows import WindowKind
-from controlplane.fleet.queries import sites_closed
-from controlplane.rollouts.availability import unavailable_peer
-from controlplane.rollouts.freezes import frozen_sites
-from controlplane.rollouts.models import BadVersion, Deployment, SiteModel
+from controlplane.rollouts.availability import AGAIN_AFTER
+from controlplane.rollouts.corrections import (
+    bars_of,
+    hold_of,
+    holds_of,
+    surroundings,
+    target_of,
+)
+from controlplane.rollouts.freezes import fleet_budget
+from controlplane.rollouts.models import Deployment, SiteModel
 from controlplane.rollouts.wishes import change_wishes, hold_wishes
 
 ENGINE = "engine"
-# A site that keeps drifting is not pushed at every tick.
-AGAIN_AFTER = timedelta(minutes=10)
 AT_ONCE = 200
 
 
@@ -60,15 +64,13 @@ def correct_drift(*, now: datetime) -> None:
     acting = ripe.exclude(model__drift_policy=DriftPolicy.HOLD).order_by("pk")
     if not acting.exists():
         return
-    # A correction changes the site as a rollout does, so what holds rollouts holds it; and of each
-    # model one site at a time, the next when that one has spoken.
-    held = {*frozen_sites(now), *sites_closed(WindowKind.ACTIVATION, now=now)}
-    settling = SiteModel.objects.filter(
-        model=OuterRef("model"), corrected_at__gt=now - AGAIN_AFTER, reported_phase=""
-    )
+    around = surroundings(now)
     seen: set[int] = set()
-    for row in acting.exclude(Exists(settling)).select_related("site")[:AT_ONCE]:
-        if row.site_id in held or row.model_id in seen or unavailable_peer(row.site, now):
+    free = acting.exclude(model__in=list(around.settling))
+    rows = list(free.select_related("site", "model", "desired")[:AT_ONCE])
+    barred = bars_of(rows)
+    for row in rows:  # of each model one site at a time, the next when that one has settled
+        if row.model_id in seen or row.pk in barred or hold_of(row, around, now):
             continue
         seen.add(row.model_id)
         _act(row.pk, now)
@@ -79,14 +81,16 @@ def _act(pk: int, now: datetime) -> None:
     found = SiteModel.objects.filter(pk=pk).first()
     if found is None:
         return
+    # In the order of those who grant leases and who quarantine: neither can slip in between. What
+    # was frozen, pinned or set since the look above holds too.
+    fleet_budget(lock=True)
+    known = Q(pk=found.desired_id) | Q(model=found.model_id, number=found.reported_serving)
+    list(Version.objects.select_for_update(no_key=True).filter(known).order_by("pk").values("pk"))
     hold_wishes(model_id=found.model_id, site_ids=[found.site_id])
     row = drifting().select_related("model", "site", "desired").filter(pk=pk).first()
-    if row is None:
+    if row is None or holds_of([row], now)[row.pk]:
         return
-    target = _adopted(row) or row.desired
-    if target is not None and _is_barred(row, target):
-        return
-    before = row.desired
+    target, before = target_of(row), row.desired
     change_wishes(model_id=row.model_id, wishes={row.site_id: target}, keep_previous=False)
     SiteModel.objects.filter(pk=pk).update(corrected_at=now)
     record_event(
@@ -103,20 +107,6 @@ def _act(pk: int, now: datetime) -> None:
             "after": target.number if target else None,
         },
     )
-
-
-def _adopted(row: SiteModel) -> Version | None:
-    """What it serves, if that is a version of the catalogue and the policy takes it as it is."""
-    if row.model.drift_policy != DriftPolicy.ADOPT or row.reported_serving is None:
-        return None
-    return Version.objects.filter(model=row.model_id, number=row.reported_serving).first()
-
-
-def _is_barred(row: SiteModel, target: Version) -> bool:
-    """Quarantined, or known to fail there."""
-    if target.state == VersionState.QUARANTINED:
-        return True
-    return BadVersion.objects.filter(site=row.site_id, version=target).exists()
 
 
 def _version(number: int | None) -> str:

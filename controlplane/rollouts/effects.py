@@ -6,18 +6,15 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import assert_never
 
-from django.db.models import F
+from django.db.models import DateTimeField, F, Value
+from django.db.models.functions import Coalesce, Greatest
 
-from controlplane.domain.rollout import (
-    ACTIVE_DEPLOYMENT,
-    ROLLOUT_TRANSITIONS,
-    STAGE_TRANSITIONS,
+from controlplane.domain.decisions import (
     Begin,
     BeginSoak,
     CallBack,
     CountSoak,
     Decision,
-    DeploymentState,
     EndOverdue,
     Finish,
     OfferSites,
@@ -27,11 +24,17 @@ from controlplane.domain.rollout import (
     RemoveRetired,
     RetryFailed,
     RollBack,
-    RolloutState,
     SkipStage,
-    StageState,
     StartStage,
     Wait,
+)
+from controlplane.domain.rollout import (
+    ACTIVE_DEPLOYMENT,
+    ROLLOUT_TRANSITIONS,
+    STAGE_TRANSITIONS,
+    DeploymentState,
+    RolloutState,
+    StageState,
 )
 from controlplane.rollouts import site_effects as sites
 from controlplane.rollouts.history import ENGINE, record, stage_moves
@@ -69,7 +72,9 @@ def apply(rollout: Rollout, decision: Decision, now: datetime) -> None:
             changes = {"state": StageState.RUNNING, "started_at": now}
             _turn_stage(rollout, decision, now, "stage_started", changes)
         case OfferSites():
-            moves = sites.offer(rollout, decision.stage, decision.count, now)
+            moves = sites.offer(
+                rollout, decision.stage, decision.count, now, retries_only=decision.retries_only
+            )
             _turn(rollout, decision, now, "offered", deployments=moves)
         case RetryFailed():
             moves = sites.retry_failed(rollout, now, stage_index=decision.stage, forced=False)
@@ -87,7 +92,7 @@ def apply(rollout: Rollout, decision: Decision, now: datetime) -> None:
             changes = {"state": StageState.SKIPPED, "finished_at": now}
             _turn_stage(rollout, decision, now, "stage_skipped", changes)
         case BeginSoak():
-            changes = {"state": StageState.SOAKING, "soak_counted_until": now}
+            changes = {"state": StageState.SOAKING, "soak_counted_until": _counted_until(now)}
             _turn_stage(rollout, decision, now, "soak_started", changes)
         case CountSoak():
             _count_soak(rollout, decision, now)
@@ -96,7 +101,7 @@ def apply(rollout: Rollout, decision: Decision, now: datetime) -> None:
                 "state": StageState.PASSED,
                 "finished_at": now,
                 "soaked_seconds": F("soaked_seconds") + decision.seconds,
-                "soak_counted_until": now,
+                "soak_counted_until": _counted_until(now),
             }
             _turn_stage(rollout, decision, now, "stage_passed", changes)
         case Pause():
@@ -115,7 +120,11 @@ def apply(rollout: Rollout, decision: Decision, now: datetime) -> None:
         case Finish():
             _finish(rollout, decision, now)
         case Wait():
-            _note_reason(rollout, decision.reason_code, decision.reason, now)
+            note_reason(rollout, decision.reason_code, decision.reason, now)
+            if decision.soak_anew is not None:
+                Stage.objects.filter(rollout=rollout, index=decision.soak_anew).update(
+                    soaked_seconds=0, inconclusive_seconds=0, soak_counted_until=None
+                )
         case _:
             assert_never(decision)
 
@@ -174,11 +183,18 @@ def _count_soak(rollout: Rollout, decision: CountSoak, now: datetime) -> None:
     elif decision.seconds:
         changes["inconclusive_seconds"] = 0
     Stage.objects.filter(rollout=rollout, index=decision.stage).update(
-        reason=decision.reason[:500], soak_counted_until=now, **changes
+        reason=decision.reason[:500], soak_counted_until=_counted_until(now), **changes
     )
 
 
-def _note_reason(rollout: Rollout, code: str, reason: str, now: datetime) -> None:
+def _counted_until(now: datetime) -> Greatest:
+    """Never earlier than it was: a turn that waited for the lock comes with the time at which it
+    began to wait, and the seconds since were counted by whoever held the lock."""
+    moment = Value(now, output_field=DateTimeField())
+    return Greatest(Coalesce(F("soak_counted_until"), moment), moment)
+
+
+def note_reason(rollout: Rollout, code: str, reason: str, now: datetime) -> None:
     """Keeps "why not yet" current; `waiting_since` stays while the cause is the same."""
     if rollout.reason_code == code and rollout.reason == reason[:500]:
         return
@@ -203,7 +219,9 @@ def roll_back(rollout: Rollout, decision: RollBack, *, actor: str, now: datetime
     reason = decision.reason
     # Sites that were retired meanwhile: should one come back, it must not find this wish.
     removed = sites.latest(rollout).filter(state=DeploymentState.REMOVED)
-    sites.call_back(rollout, removed.exclude(offered_at=None, attempt=1))
+    removed = removed.exclude(offered_at=None, attempt=1)
+    sites.hold(rollout, removed, sites.reached(rollout))
+    sites.call_back(rollout, removed, now)
     pending = list(sites.latest(rollout).filter(state=DeploymentState.PENDING))
     never = "never offered: it turned back first"
     code = decision.reason_code
@@ -275,15 +293,19 @@ def cancel(
 
 
 def _finish(rollout: Rollout, decision: Finish, now: datetime) -> None:
-    back = decision.state in (RolloutState.ROLLED_BACK, RolloutState.ROLLBACK_INCOMPLETE)
-    if not back:
-        # A site whose switch failed serves its old version again; its wish must say so too. One
-        # that fell silent while switching is called back for when it is heard of again.
-        left = [DeploymentState.FAILED, *ACTIVE_DEPLOYMENT]
-        rows = sites.latest(rollout).filter(state__in=left)
-        sites.hold(rollout, rows)
-        sites.call_back(rollout, rows.all())
-    moves = _end_silent(rollout, now)
+    there = sites.latest(rollout).filter(state__in=ACTIVE_DEPLOYMENT)
+    back = sites.latest(rollout, DeploymentKind.ROLLBACK).filter(state__in=ACTIVE_DEPLOYMENT)
+    # A site whose switch failed serves its old version again; its wish must say so too. One that
+    # fell silent while switching is called back for when it is heard of again.
+    turned_back = decision.state in (RolloutState.ROLLED_BACK, RolloutState.ROLLBACK_INCOMPLETE)
+    left = [] if turned_back else [DeploymentState.FAILED, *ACTIVE_DEPLOYMENT]
+    called_back = sites.latest(rollout).filter(state__in=left)
+    sites.hold(rollout, there, back, called_back)
+    sites.call_back(rollout, called_back, now)
+    # What is still open: its sites were silent for too long to be waited for.
+    silent = {"code": "site-silent", "reason": "the site was silent"}
+    moves = sites.end(list(there), DeploymentState.CANCELLED, now, **silent)
+    moves += sites.end(list(back), DeploymentState.ROLLBACK_FAILED, now, **silent)
     _turn(
         rollout,
         decision,
@@ -293,16 +315,3 @@ def _finish(rollout: Rollout, decision: Finish, now: datetime) -> None:
         state=decision.state,
         finished_at=now,
     )
-
-
-def _end_silent(rollout: Rollout, now: datetime) -> list[dict[str, object]]:
-    """Ends what is still open: its sites were silent for too long to be waited for."""
-    moves: list[dict[str, object]] = []
-    for kind, state in (
-        (DeploymentKind.FORWARD, DeploymentState.CANCELLED),
-        (DeploymentKind.ROLLBACK, DeploymentState.ROLLBACK_FAILED),
-    ):
-        rows = sites.latest(rollout, kind).filter(state__in=ACTIVE_DEPLOYMENT)
-        sites.hold(rollout, rows)
-        moves += sites.end(list(rows), state, now, code="site-silent", reason="the site was silent")
-    return moves

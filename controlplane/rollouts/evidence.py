@@ -2,11 +2,13 @@
 
 Conditions for queries, so that every reader means the same by "stale". It decides nothing."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db.models import Exists, OuterRef, Q
 
+from controlplane.catalog.models import Version
 from controlplane.fleet.models import Lease, Site
 
 # Who is silent for this many times the limit is not waited for when a rollout turns back or stops.
@@ -27,16 +29,26 @@ def own_limits() -> dict[int, timedelta]:
     return {seconds: limit for seconds, limit in limits.items() if limit > fresh_within()}
 
 
-def since(moment: str, site: str, now: datetime, times: int = 1) -> Q:
+def since(moment: str, site: str, now: datetime, own: Mapping[int, timedelta], times: int = 1) -> Q:
     """Whether the time in column `moment` lies within the limit of the site at `site` (a prefix
-    such as "site__", empty for the site itself), or within `times` that limit."""
+    such as "site__", empty for the site itself), or within `times` that limit. `own` is what
+    `own_limits` gave."""
     fresh = Q(**{f"{moment}__gte": now - times * fresh_within()})
-    for seconds, limit in own_limits().items():
+    for seconds, limit in own.items():
         fresh |= Q(**{f"{site}poll_seconds": seconds, f"{moment}__gte": now - times * limit})
     return fresh
+
+
+def serves_well(
+    version: Version, now: datetime, own: Mapping[int, timedelta], *, report: str, site: str
+) -> Q:
+    """Whether the reported state at `report` (a prefix as that of the site) is fresh and says that
+    the version is served well."""
+    said = Q(**{f"{report}reported_serving": version.number, f"{report}reported_healthy": True})
+    return said & since(f"{report}reported_at", site, now, own)
 
 
 def heard_of(site: str, now: datetime, times: int = 1) -> Exists:
     """Whether the agent of the site in column `site` has called within the limit, or `times` it."""
     leases = Lease.objects.filter(agent__site=OuterRef(site), agent__revoked_at=None)
-    return Exists(leases.filter(since("last_seen_at", "agent__site__", now, times)))
+    return Exists(leases.filter(since("last_seen_at", "agent__site__", now, own_limits(), times)))

@@ -5,6 +5,7 @@ are switching finish. Whether a rollback may begin meanwhile is asked here too."
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from typing import NamedTuple
 
 from django.db import transaction
 from django.db.models import Q, QuerySet
@@ -16,6 +17,13 @@ from controlplane.fleet.queries import traits_by_site
 from controlplane.rollouts.models import Budget, Freeze
 
 FLEET_BUDGET = "fleet"
+
+
+class Hold(NamedTuple):
+    """What keeps a site from being offered a version, and whether only a person ends it."""
+
+    why: str
+    by_person: bool
 
 
 def active_freezes(now: datetime) -> QuerySet[Freeze]:
@@ -38,18 +46,24 @@ def selector_of(freeze: Freeze) -> SiteSelector:
 
 
 def frozen_sites(now: datetime, site_ids: Iterable[int] | None = None) -> dict[int, str]:
-    """Site id (of these, or of all) to the sentence of the first freeze that holds it. Empty,
-    after one query, while nothing is frozen."""
-    freezes = list(active_freezes(now))
+    """Site id (of these, or of all) to the sentence of the freeze that holds it."""
+    return {site_id: hold.why for site_id, hold in freeze_holds(now, site_ids).items()}
+
+
+def freeze_holds(now: datetime, site_ids: Iterable[int] | None = None) -> dict[int, Hold]:
+    """Of several freezes the first is told, unless a later one has no end. Empty, after one query,
+    while nothing is frozen."""
+    freezes = sorted(active_freezes(now), key=lambda freeze: freeze.until is not None)
     if not freezes:
         return {}
-    found: dict[int, str] = {}
+    found: dict[int, Hold] = {}
     traits = traits_by_site(site_ids)
     for freeze in freezes:
-        selector, why = selector_of(freeze), sentence(freeze)
+        selector = selector_of(freeze)
+        hold = Hold(sentence(freeze), by_person=freeze.until is None)
         for site_id, site in traits.items():
             if selector.matches(site):
-                found.setdefault(site_id, why)
+                found.setdefault(site_id, hold)
     return found
 
 

@@ -3,25 +3,24 @@
 Late is a site whose agent joined after the rollout was planned; what the stages left out on purpose
 stays out."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from controlplane.domain.rollout import DeploymentState, RolloutState, StageState
 from controlplane.domain.selector import SiteSelector, parse_selector
 from controlplane.domain.stages import parse_exclude
 from controlplane.fleet.models import Site
+from controlplane.rollouts.candidates import candidates
 from controlplane.rollouts.history import move_of, record
 from controlplane.rollouts.models import Deployment, DeploymentKind, Rollout, Stage
-from controlplane.rollouts.planning import candidates
 
 _DRAWN = ("percent", "count", "per")
 
 
-def add_late_joiners(rollout: Rollout, now: datetime) -> None:
-    """Fills the trailing stage when it is the next to run or runs; else does nothing, after one
-    query for rollouts that have none."""
+def add_late_joiners(rollout: Rollout, stages: Sequence[Stage], now: datetime) -> None:
+    """Fills the trailing stage when it is the next to run or runs; else asks nothing."""
     if rollout.state != RolloutState.RUNNING:
         return
-    stages = list(rollout.stages.all().order_by("index"))
     last = stages[-1]
     over = (StageState.PASSED, StageState.SKIPPED)
     if not last.trailing or last.state not in (StageState.PENDING, StageState.RUNNING):
@@ -56,6 +55,7 @@ def add_late_joiners(rollout: Rollout, now: datetime) -> None:
             to_version=rollout.version,
             state=DeploymentState.PENDING,
             hardware=fits[site.name].hardware,
+            variant=fits[site.name].variant,
             reason="joined after the plan was made",
         )
         for site in came.filter(name__in=list(fits)).order_by("name").distinct()

@@ -4,19 +4,24 @@ Gathers the facts under the locks of the rollout and of the fleet's budget, so t
 can take the same place; `domain/admission.py` says yes or no."""
 
 import math
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 
 from controlplane.domain.admission import BEGIN_WITHIN_SECONDS, Granted, Instant, LeaseFacts, admit
 from controlplane.domain.errors import Conflict
+from controlplane.domain.gates import Verdict, held_against
 from controlplane.domain.policy import policy_of, resolve
 from controlplane.domain.rollout import (
     ACTIVE_DEPLOYMENT,
     OUT_OF_STAGE,
+    STAGE_FAILURES,
+    STARTED_STAGE,
     DeploymentState,
     RolloutState,
     StageState,
@@ -31,10 +36,19 @@ from controlplane.rollouts.availability import (
     unavailable,
     unavailable_peer,
 )
+from controlplane.rollouts.earlier_stages import earlier_unwell
 from controlplane.rollouts.freezes import fleet_budget, frozen_sites
-from controlplane.rollouts.models import Deployment, DeploymentKind, Rollout, SiteModel
+from controlplane.rollouts.models import (
+    Deployment,
+    DeploymentKind,
+    GateVerdict,
+    Rollout,
+    SiteModel,
+    Stage,
+)
 from controlplane.rollouts.services import lock_rollout
-from controlplane.rollouts.snapshots import withdrawn
+from controlplane.rollouts.snapshots import result_of, withdrawn
+from controlplane.rollouts.waits import has_begun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,15 +166,20 @@ def _wished(caller: Caller, question: LeaseQuestion) -> QuerySet[Deployment]:
     """The deployment behind the present wish, if that is what the question is about."""
     if question.epoch != caller.epoch:
         return Deployment.objects.none()
+    # What was verified there is a build; a wish from before there were builds is the version.
+    its_build = Q(desired_variant__manifest_digest=question.manifest_digest)
+    whole = Q(desired_variant=None, desired__manifest_digest=question.manifest_digest)
     stands = SiteModel.objects.filter(
-        site=OuterRef("site"), model=OuterRef("model"), generation=OuterRef("generation")
+        its_build | whole,
+        site=OuterRef("site"),
+        model=OuterRef("model"),
+        generation=OuterRef("generation"),
     )
     return Deployment.objects.filter(
         Exists(stands),
         site_id=caller.site_id,
         model__name=question.model,
         generation=question.generation,
-        to_version__manifest_digest=question.manifest_digest,
         kind=DeploymentKind.FORWARD,
         superseded=False,
     ).order_by("pk")
@@ -177,11 +196,11 @@ def _superseded(question: LeaseQuestion) -> Conflict:
 def _facts(
     rollout: Rollout, row: Deployment, changing_percent: int | None, now: datetime
 ) -> LeaseFacts:
-    of_stage = Deployment.objects.filter(
-        stage=row.stage_id, kind=DeploymentKind.FORWARD, superseded=False
-    )
-    in_stage = of_stage.exclude(state__in=OUT_OF_STAGE).count()
+    by_build = _stage_counts(row)
+    counts = sum(by_build.values(), Counter[str]())
+    in_stage = counts["sites"]
     limits = resolve(policy_of(row.stage.policy), in_stage)
+    unproven, tolerated = _failures(row.stage, by_build, counts)
     away, names = unavailable(row, limits.max_unavailable, now)
     limit = changing_limit(changing_percent)
     closed = sites_closed(WindowKind.ACTIVATION, now=now, site_ids=[row.site_id])
@@ -195,6 +214,8 @@ def _facts(
         max_unavailable=limits.max_unavailable,
         unavailable_names=names,
         withdrawn=withdrawn(rollout.version),
+        gate_fails=_gate_that_fails(rollout),
+        earlier_unwell=earlier_unwell(rollout, row.stage, now),
         frozen=frozen_sites(now, [row.site_id]).get(row.site_id, ""),
         closed=row.site_id in closed,
         opens_at=closed.get(row.site_id),
@@ -202,4 +223,62 @@ def _facts(
         changing_limit=limit,
         peer_unavailable=unavailable_peer(row.site, now),
         busy_with=busy_with(row),
+        untried=not row.failed_before and not has_begun(row),
+        unproven=unproven,
+        failures_tolerated=tolerated,
+        retries_blocked=counts["retrying"] > 0
+        and not counts["retried_now"]
+        and counts["active"] >= limits.max_concurrent,
     )
+
+
+def _gate_that_fails(rollout: Rollout) -> str:
+    """What stops the rollout when the engine next looks (`domain/decide.py`), said at once."""
+    failing = GateVerdict.objects.filter(
+        stage__rollout=rollout, stage__state__in=STARTED_STAGE, verdict=Verdict.FAIL
+    )
+    for row in failing.select_related("stage").order_by("stage__index", "gate"):
+        if against := held_against(result_of(row), row.stage.accepted_at):
+            return f"stage {row.stage.name}: {against}"
+    return ""
+
+
+def _failures(
+    stage: Stage, by_build: Mapping[str, Mapping[str, int]], counts: Mapping[str, int]
+) -> tuple[int, int]:
+    """How many are not proven and how many of them are borne: of the first build that has more than
+    its sites bear, where the stage gives several, else of all."""
+    builds = sorted(name for name in by_build if name)
+    for each in [by_build[name] for name in builds] if len(builds) > 1 else []:
+        unproven, tolerated = _of_some(stage, each)
+        if unproven > tolerated:
+            return unproven, tolerated
+    return _of_some(stage, counts)
+
+
+def _of_some(stage: Stage, counts: Mapping[str, int]) -> tuple[int, int]:
+    limits = resolve(policy_of(stage.policy), counts["sites"])
+    tolerated = max(limits.failures_tolerated, stage.accepted_failures)
+    return counts["failed"] + counts["retrying"], tolerated
+
+
+def _stage_counts(row: Deployment) -> dict[str, Counter[str]]:
+    """By the build they were given, of the latest attempts of the stage: those that count, failed
+    and active; and of those that failed before, the ones that are not over, and of these the active
+    ones."""
+    active, failed_before = Q(state__in=ACTIVE_DEPLOYMENT), Q(failed_before=True)
+    pending = Q(state=DeploymentState.PENDING)
+    rows = Deployment.objects.filter(
+        stage=row.stage_id, kind=DeploymentKind.FORWARD, superseded=False
+    ).order_by()
+    names = ("sites", "failed", "active", "retrying", "retried_now")
+    grouped = rows.values_list("variant").annotate(
+        sites=Count("pk", filter=~Q(state__in=OUT_OF_STAGE)),
+        failed=Count("pk", filter=Q(state__in=STAGE_FAILURES)),
+        active=Count("pk", filter=active),
+        retrying=Count("pk", filter=failed_before & (active | pending)),
+        retried_now=Count("pk", filter=failed_before & active),
+    )
+    return {
+        variant: Counter(dict(zip(names, figures, strict=True))) for variant, *figures in grouped
+    }

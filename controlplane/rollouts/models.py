@@ -6,8 +6,9 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 
-from controlplane.catalog.models import Model, Version
+from controlplane.catalog.models import Model, Variant, Version
 from controlplane.domain.gates import Verdict
+from controlplane.domain.policy import Switch
 from controlplane.domain.rollout import (
     ACTIVE_DEPLOYMENT,
     ACTIVE_ROLLOUT,
@@ -31,8 +32,18 @@ class SiteModel(models.Model):
     model = models.ForeignKey(Model, on_delete=models.PROTECT, related_name="+")
     desired = models.ForeignKey(Version, on_delete=models.PROTECT, null=True, related_name="+")
     previous = models.ForeignKey(Version, on_delete=models.PROTECT, null=True, related_name="+")
+    # Which build of each; null where the version is.
+    desired_variant = models.ForeignKey(
+        Variant, on_delete=models.PROTECT, null=True, related_name="+"
+    )
+    previous_variant = models.ForeignKey(
+        Variant, on_delete=models.PROTECT, null=True, related_name="+"
+    )
     # The site's generation at which this wish last changed; a report of an older one is history.
     generation = models.PositiveBigIntegerField()
+    # How the wished version takes over, and on what probation; part of the wish.
+    switch = models.CharField(max_length=16, default=Switch.SURGE.value)
+    probation = models.JSONField(null=True)
     reported_phase = models.CharField(max_length=16, blank=True)
     reported_serving = models.PositiveIntegerField(null=True)
     reported_healthy = models.BooleanField(null=True)
@@ -50,6 +61,13 @@ class SiteModel(models.Model):
         ordering = ["site", "model"]
         constraints = [
             models.UniqueConstraint(fields=["site", "model"], name="one_wish_per_site_and_model")
+        ]
+        indexes = [
+            models.Index(
+                fields=["corrected_at"],
+                condition=Q(corrected_at__isnull=False),
+                name="wish_corrected_at",
+            )
         ]
 
     def __str__(self) -> str:
@@ -120,7 +138,7 @@ class Rollout(models.Model):
     created_at = models.DateTimeField()
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
-    # When it was last looked at; a ring from before that has nothing new to say.
+    # When a ring last had it looked at; one from before that has nothing new to say.
     advanced_at = models.DateTimeField(null=True)
 
     class Meta:
@@ -235,6 +253,10 @@ class Deployment(models.Model):
     # Recorded when offered, since sites may differ in what they ran before.
     from_version = models.ForeignKey(Version, on_delete=models.PROTECT, null=True, related_name="+")
     to_version = models.ForeignKey(Version, on_delete=models.PROTECT, null=True, related_name="+")
+    # The build of `to_version` that the site was planned with, and once it is offered that which it
+    # was given and why that one.
+    variant = models.CharField(max_length=40, blank=True)
+    variant_reason = models.CharField(max_length=500, blank=True)
     state = models.CharField(max_length=24, choices=choices(DeploymentState))
     generation = models.PositiveBigIntegerField(null=True)
     reason_code = models.CharField(max_length=60, blank=True)
@@ -242,6 +264,8 @@ class Deployment(models.Model):
     # A final state never reopens: trying again is the next attempt, and only the latest counts.
     attempt = models.PositiveIntegerField(default=1)
     superseded = models.BooleanField(default=False)
+    # An attempt before this one failed or timed out, and the site is not proven since.
+    failed_before = models.BooleanField(default=False)
     # Penalty box: not offered before.
     not_before = models.DateTimeField(null=True)
     offered_at = models.DateTimeField(null=True)

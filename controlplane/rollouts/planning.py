@@ -1,36 +1,34 @@
 """What a rollout would do: the same plan for a preview and for the run. Reads only; a constant
 number of queries, however many sites there are."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from controlplane.catalog.models import Version, VersionState
+from controlplane.catalog.models import ContentClass, Version, VersionState
 from controlplane.catalog.queries import find_version
+from controlplane.catalog.signatures import require_standing
+from controlplane.catalog.versions import lock_version, standing_of
 from controlplane.domain.errors import Conflict, FieldError, InvalidInput, NotFound
 from controlplane.domain.estimate import Effort, assumptions, stage_effort, stage_seconds
-from controlplane.domain.policy import Limits, limit_sentences, resolve
-from controlplane.domain.rollout import ACTIVE_DEPLOYMENT, ACTIVE_ROLLOUT, RolloutState
-from controlplane.domain.selection import Candidate, Fit, Plan, exclusion, plan_seed, plan_stages
+from controlplane.domain.policy import Limits, Switch, limit_sentences, resolve
+from controlplane.domain.rollout import ACTIVE_ROLLOUT, RolloutState
+from controlplane.domain.selection import Candidate, Plan, plan_seed, plan_stages
 from controlplane.domain.selector import SiteSelector
 from controlplane.domain.stages import StageSpec
 from controlplane.domain.strategies import DEFAULT_STRATEGY, StrategySpec
-from controlplane.fleet.queries import (
-    free_disk_by_site,
-    sites,
-    stale_limits,
-    traits_by_site,
-    window_warnings,
-)
-from controlplane.rollouts.evidence import PATIENCE, fresh_within
-from controlplane.rollouts.models import BadVersion, Deployment, Rollout, SiteModel
+from controlplane.fleet.queries import window_warnings
+from controlplane.rollouts.candidates import candidates
+from controlplane.rollouts.models import BadVersion, Rollout
 
 _NAMED = 5  # sites named in one sentence
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedStage:
-    """A stage with its sites, and what its policy comes to for so many."""
+    """A stage with its sites, and what its policy comes to for so many; how many of them get which
+    build is in `variants`."""
 
     spec: StageSpec
     sites: tuple[str, ...]
@@ -38,6 +36,7 @@ class PlannedStage:
     limit_sentences: tuple[str, ...]
     bytes_to_move: int
     expected_seconds: float
+    variants: Mapping[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +91,10 @@ def plan_rollout(
     `while_active` plans though a rollout of the model is under way, for one that will wait
     for it or take its place: what that one does at the sites is then no reason to leave them out.
 
-    Raises `InvalidInput` (`version-unknown`, `version-not-registered`, `version-quarantined`,
-    `stages-and-strategy`, `site-unknown`, `rollout-selects-no-site`) and `Conflict`
-    (`rollout-active`, `strategy-retired`).
+    Raises `InvalidInput` (`version-unknown`, `version-not-registered`, `version-not-approved`,
+    `version-quarantined`, `version-retired`, `stages-and-strategy`, `site-unknown`,
+    `rollout-selects-no-site`) and `Conflict` (`rollout-active`, `strategy-retired`,
+    `signature-required`).
     """
     version = _usable_version(model_name, version_number)
     if stages is None and strategy is None:
@@ -107,13 +107,15 @@ def plan_rollout(
     plan = plan_stages(specs=specs, candidates=found, seed=seed, exclude=exclude)
     if barrier is None:
         barrier = bool(strategy and strategy.barrier)
-    efforts = _efforts(plan, found, version.size_bytes)
+    efforts = _efforts(plan, found)
     seconds = stage_seconds(efforts, barrier=barrier)
     terms = {
         "strategy": [strategy.name, strategy.version] if strategy else None,
         "barrier": barrier,
         "exclude": exclude.document() if exclude else {},
     }
+    if several_builds(version):  # who gets which build is agreed to with the plan
+        terms["variants"] = dict(plan.variants)
     begin = max(now, start_at) if start_at else now
     return RolloutPlan(
         version=version,
@@ -128,10 +130,16 @@ def plan_rollout(
                 limit_sentences=tuple(limit_sentences(spec.policy, len(names))),
                 bytes_to_move=effort.bytes_to_move,
                 expected_seconds=expected,
+                variants=Counter(plan.variants[name] for name in names if name in plan.variants),
             )
             for (spec, names), effort, expected in zip(plan.stages, efforts, seconds, strict=True)
         ),
-        warnings=(*plan.warnings, *_failed_before(version, plan), *window_warnings()),
+        warnings=(
+            *plan.warnings,
+            *_of_builds(plan, found),
+            *_failed_before(version, plan),
+            *window_warnings(),
+        ),
         assumptions=tuple(assumptions(efforts)),
         expected_end=begin + timedelta(seconds=sum(seconds)),
         strategy_name=strategy.name if strategy else "",
@@ -171,16 +179,56 @@ def _usable_version(model_name: str, version_number: int) -> Version:
     except NotFound as error:
         fault = FieldError(field="version", message=error.detail)
         raise InvalidInput("version-unknown", error.detail, errors=[fault]) from error
-    if version.state == VersionState.QUARANTINED:
-        why = f"{version} is quarantined: {version.state_reason or 'no reason was given'}."
-        fault = FieldError(field="version", message="is quarantined; release it or take another")
-        raise InvalidInput("version-quarantined", why, errors=[fault])
-    if version.state != VersionState.REGISTERED:
-        fault = FieldError(field="version", message=f"is {version.state}; finalise the push first")
-        raise InvalidInput(
-            "version-not-registered", f"{version} is not registered.", errors=[fault]
-        )
+    require_usable(version)
     return version
+
+
+def require_usable(version: Version) -> None:
+    """Whether a rollout may bring the version anywhere: it is approved, and signed where its model
+    asks for that. A version stays approved when the key that signed it is revoked, and starts no
+    rollout from then on. Raises `InvalidInput` and `Conflict` (`signature-required`)."""
+    _require_approved(version)
+    require_standing(version)
+    _require_people(version)
+
+
+def _require_people(version: Version) -> None:
+    """Machine code that only its builder can vouch for was approved as data while a key vouched;
+    with that key revoked it takes the people that code takes."""
+    if version.content_class != ContentClass.OPAQUE:
+        return
+    people = standing_of(version)
+    if not people.met:
+        detail = f"{version} was approved while it was signed, and is not signed any more."
+        cure = f"{people.sentence}; or sign it by a key that counts"
+        raise InvalidInput(
+            "version-not-approved", detail, errors=[FieldError(field="version", message=cure)]
+        )
+
+
+def _require_approved(version: Version) -> None:
+    state, said = VersionState(version.state), version.state_reason or "no reason was given"
+    if state is VersionState.APPROVED:
+        return
+    if state is VersionState.QUARANTINED:
+        code, why = "version-quarantined", f"{version} is quarantined: {said}."
+        cure = "is quarantined; release it or take another"
+    elif state is VersionState.RETIRED:
+        code, why = "version-retired", f"{version} is retired: {said}."
+        cure = "is retired; take it back into use, or take another"
+    elif state is VersionState.UPLOADING:
+        code, why = "version-not-registered", f"{version} is not registered."
+        cure = "is uploading; finalise the push first"
+    else:
+        code, why = "version-not-approved", f"{version} is {state.value}, not approved: {said}."
+        cure = f"is not approved: {said}"
+    raise InvalidInput(code, why, errors=[FieldError(field="version", message=cure)])
+
+
+def require_still_usable(version: Version) -> None:
+    """Once more and for good, at the end of the transaction that starts a rollout: from here on an
+    approval of it cannot be taken back, nor can it be retired. Raises as `require_usable`."""
+    require_usable(lock_version(version))
 
 
 def _specs(
@@ -202,55 +250,8 @@ def _specs(
     return strategy.all_stages
 
 
-def candidates(version: Version, now: datetime, *, while_active: bool) -> list[Candidate]:
-    """Every site in service with what speaks against it."""
-    traits, free, limits = traits_by_site(), free_disk_by_site(), stale_limits()
-    pinned = _pins(version)
-    busy = {} if while_active else _busy(version)
-    fleet_limit = fresh_within()
-    found = []
-    rows = sites().values_list("pk", "agent_id", "last_seen_at", "downlink_mbit_per_s")  # type: ignore[misc]  # annotated
-    for pk, agent_id, last_seen_at, downlink in rows:
-        site = traits.get(pk)
-        if site is None:  # came between two queries; the next plan has it
-            continue
-        limit = timedelta(seconds=limits[pk]) if pk in limits else fleet_limit
-        fit = Fit(
-            joined=agent_id is not None,
-            silent_for=now - last_seen_at if last_seen_at else None,
-            disk_free_bytes=free.get(pk),
-            pinned=pinned.get(pk),
-            busy=busy.get(pk),
-        )
-        found.append(
-            Candidate(
-                **vars(site),
-                downlink_mbit_per_s=downlink,
-                excluded=exclusion(fit, size_bytes=version.size_bytes, patience=PATIENCE * limit),
-            )
-        )
-    return found
-
-
-def _pins(version: Version) -> dict[int, str]:
-    """By site id, what the site's model is held at, by whom and why."""
-    rows = SiteModel.objects.filter(model=version.model_id).exclude(pinned_by="").order_by()
-    found = {}
-    for pk, number, who, why in rows.values_list(
-        "site_id", "desired__number", "pinned_by", "pinned_reason"
-    ):
-        held = f"version {number}" if number else "no version"
-        found[pk] = f"pinned to {held} by {who}" + (f": {why}" if why else "")
-    return found
-
-
-def _busy(version: Version) -> dict[int, str]:
-    """By site id, the rollout whose part at the site is not over yet."""
-    rows = Deployment.objects.filter(
-        model=version.model_id, state__in=[state.value for state in ACTIVE_DEPLOYMENT]
-    ).order_by()
-    parts = rows.values_list("site_id", "rollout_id")
-    return {pk: f"its part in rollout {rollout_id} is not over" for pk, rollout_id in parts}
+def several_builds(version: Version) -> bool:
+    return "variants" in version.manifest
 
 
 def _failed_before(version: Version, plan: Plan) -> list[str]:
@@ -264,14 +265,56 @@ def _failed_before(version: Version, plan: Plan) -> list[str]:
     return [f"{version} failed before at {', '.join(hit[:_NAMED])}{more}"]
 
 
-def _efforts(plan: Plan, candidates: Sequence[Candidate], size_bytes: int) -> list[Effort]:
-    links = {candidate.name: candidate.downlink_mbit_per_s for candidate in candidates}
+def _of_builds(plan: Plan, candidates: Sequence[Candidate]) -> list[str]:
+    """Builds that later stages are given and the first shows nothing of; and sites that cannot hold
+    both versions, in a stage that asks for just that."""
+    found = []
+    in_stages = [
+        (spec, {plan.variants.get(name, "") for name in names}) for spec, names in plan.stages
+    ]
+    with_sites = [(spec, builds) for spec, builds in in_stages if builds]
+    if with_sites:
+        (first, shown), later = with_sites[0], with_sites[1:]
+        unseen = sorted({name for _, builds in later for name in builds} - shown - {""})
+        if unseen:
+            some = ", ".join(unseen[:_NAMED])
+            found.append(
+                f"stage {first.name} has no site with variant {some}, which later stages have"
+            )
+    for spec, names in plan.stages:
+        count = Counter(plan.variants[name] for name in names if name in plan.variants)
+        alone = (
+            sorted(name for name, sites in count.items() if sites == 1) if len(names) > 1 else []
+        )
+        if alone and len(count) > 1:
+            found.append(
+                f"stage {spec.name} has one site alone with variant {', '.join(alone[:_NAMED])}: "
+                "if it fails, all sites of that variant have failed, which no policy bears"
+            )
+    tight = {candidate.name for candidate in candidates if candidate.only_by_replace}
+    for spec, names in plan.stages:
+        hit = sorted(tight.intersection(names)) if spec.policy.switch is Switch.SURGE else []
+        if hit:
+            more = f" and {len(hit) - _NAMED} more" if len(hit) > _NAMED else ""
+            found.append(
+                f"stage {spec.name}: {', '.join(hit[:_NAMED])}{more} cannot hold both versions in "
+                "memory; they need switch replace or auto"
+            )
+    return found
+
+
+def _efforts(plan: Plan, candidates: Sequence[Candidate]) -> list[Effort]:
+    """Of several builds a stage takes as long as with the largest of them."""
+    sites = {candidate.name: candidate for candidate in candidates}
     return [
-        stage_effort(
-            limits=resolve(spec.policy, len(names)),
-            size_bytes=size_bytes,
-            downlinks_mbit_per_s=[links[name] for name in names],
-            soak_seconds=spec.soak_seconds,
+        replace(
+            stage_effort(
+                limits=resolve(spec.policy, len(names)),
+                size_bytes=max((sites[name].size_bytes for name in names), default=0),
+                downlinks_mbit_per_s=[sites[name].downlink_mbit_per_s for name in names],
+                soak_seconds=spec.soak_seconds,
+            ),
+            bytes_to_move=sum(sites[name].size_bytes for name in names),
         )
         for spec, names in plan.stages
     ]

@@ -10,13 +10,17 @@ from django.db import transaction
 from controlplane.audit.services import record_event
 from controlplane.catalog.models import Version, VersionState
 from controlplane.catalog.queries import find_version
+from controlplane.catalog.versions import lead_back, lock_version, move, note, save
+from controlplane.domain.decisions import RollBack
 from controlplane.domain.errors import Conflict, NotFound
-from controlplane.domain.rollout import VERBS, RollBack, RolloutState
+from controlplane.domain.rollout import VERBS, RolloutState
+from controlplane.domain.version_states import State
 from controlplane.rollouts import effects
 from controlplane.rollouts.doorbell import ring_after_commit
 from controlplane.rollouts.models import Rollout, SiteModel
 from controlplane.rollouts.services import lock_rollout, open_rollout_ids
-from controlplane.rollouts.verbs import require_reason, require_unfrozen
+from controlplane.rollouts.turning_back import require_unfrozen
+from controlplane.rollouts.verb_parts import require_reason
 
 
 def quarantine_version(
@@ -41,13 +45,15 @@ def quarantine_version(
         # Rollouts first, as the engine locks them before anything else.
         model_id = find_version(model_name, number).model_id
         rollouts = [lock_rollout(pk, wait=True) for pk in open_rollout_ids(model_id)]
-        version = _lock_version(model_name, number)
+        version = lock_version(find_version(model_name, number))
         if version.state == VersionState.QUARANTINED:
             raise Conflict("version-quarantined", f"{version} is quarantined already.")
-        if version.state != VersionState.REGISTERED:
+        if version.state == VersionState.UPLOADING:
             raise Conflict("version-not-registered", f"{version} is {version.state}.")
-        _set_state(version, VersionState.QUARANTINED, f"{actor}: {reason}")
-        _note(version, "quarantined", reason, actor, now)
+        version.state_before = version.state
+        move(version, State.QUARANTINED)
+        save(version, reason=f"{actor}: {reason}")
+        note(version, "quarantined", reason=reason, actor=actor, now=now)
         for rollout in rollouts:
             if rollout is not None and rollout.version_id == version.pk:
                 _stop(rollout, roll_back, reason, actor, now)
@@ -65,37 +71,14 @@ def _stop(rollout: Rollout, roll_back: bool, reason: str, actor: str, now: datet
 def release_version(
     *, model_name: str, number: int, reason: str, actor: str, now: datetime
 ) -> Version:
-    """Lets a quarantined version be used again. Raises `Conflict` (`version-not-quarantined`)."""
+    """Leads a quarantined version back to where it was before: approved, or on its way there, or
+    retired. Raises `Conflict` (`version-not-quarantined`)."""
     require_reason(reason)
     with transaction.atomic():
-        version = _lock_version(model_name, number)
+        version = lock_version(find_version(model_name, number))
         if version.state != VersionState.QUARANTINED:
             raise Conflict("version-not-quarantined", f"{version} is not quarantined.")
-        _set_state(version, VersionState.REGISTERED, "")
-        _note(version, "released", reason, actor, now)
-        return version
-
-
-def _lock_version(model_name: str, number: int) -> Version:
-    found = find_version(model_name, number)
-    rows = Version.objects.select_for_update(of=("self",), no_key=True).select_related("model")
-    return rows.get(pk=found.pk)
-
-
-def _set_state(version: Version, state: VersionState, reason: str) -> None:
-    version.state, version.state_reason = state, reason[:500]
-    version.save(update_fields=["state", "state_reason"])
-
-
-def _note(version: Version, action: str, reason: str, actor: str, now: datetime) -> None:
-    record_event(
-        now=now,
-        actor=actor,
-        action=f"version.{action}",
-        object_type="version",
-        object_id=str(version),
-        reason=reason,
-    )
+        return lead_back(version, "released", reason=reason, actor=actor, now=now)
 
 
 @transaction.atomic

@@ -9,6 +9,7 @@ from django.conf import settings
 from django.db.models import (
     Case,
     Count,
+    Exists,
     F,
     IntegerField,
     OuterRef,
@@ -21,15 +22,18 @@ from django.db.models import (
 from django.db.models import Value as Constant
 from django.db.models.functions import RowNumber
 
-from controlplane.catalog.models import Version, VersionFile
+from controlplane.catalog.models import Patch, Version, VersionFile, VersionSignature
+from controlplane.catalog.signatures import wished_signatures
 from controlplane.domain.errors import NotFound
 from controlplane.domain.health import HealthVerdict, SiteFacts, site_health
+from controlplane.domain.policy import Switch
 from controlplane.domain.rollout import (
     ACTIVE_DEPLOYMENT,
     ACTIVE_ROLLOUT,
     FINAL_ROLLOUT,
     DeploymentState,
 )
+from controlplane.domain.signals import ModelState, Signal, site_signals
 from controlplane.fleet.models import Server, Site
 from controlplane.fleet.queries import sites, stale_limit_seconds
 from controlplane.rollouts.models import (
@@ -156,24 +160,42 @@ def desired_document(
     `generation` must have been read before this: a wish newer than the generation it travels
     under is only fetched once more, one older would be missed.
     """
-    rows = list(wishes_of(site_id))
+    signed_versions = VersionSignature.objects.filter(version=OuterRef("desired"))
+    wishes = (
+        wishes_of(site_id)
+        .select_related("desired_variant")
+        .annotate(is_signed=Exists(signed_versions))
+    )
+    rows = list(wishes.defer("desired__manifest", "previous__manifest"))
     behind = {
         (d.model_id, d.generation): d
         for d in Deployment.objects.filter(
             site_id=site_id, generation__in=[row.generation for row in rows]
         ).only("pk", "model_id", "generation", "kind")
     }
+    signed = wished_signatures(row.desired_id for row in rows if row.desired_id and row.is_signed)
     return {
         "epoch": epoch,
         "generation": generation,
         "site": site_name,
-        "models": [_wish_document(row, behind.get((row.model_id, row.generation))) for row in rows],
+        "models": [
+            _wish_document(
+                row,
+                behind.get((row.model_id, row.generation)),
+                signed.get(row.desired_id, []) if row.desired_id else [],
+            )
+            for row in rows
+        ],
     }
 
 
-def _wish_document(row: SiteModel, deployment: Deployment | None) -> dict[str, object]:
+def _wish_document(
+    row: SiteModel, deployment: Deployment | None, signatures: list[dict[str, object]]
+) -> dict[str, object]:
     """The way forward needs a lease before Triton is touched; the way back never does."""
     forward = deployment is not None and deployment.kind == DeploymentKind.FORWARD
+    # One build, as the agent knows no other; a wish from before there were builds names none.
+    build = row.desired_variant or row.desired
     return {
         "model": row.model.name,
         "generation": row.generation,
@@ -181,28 +203,42 @@ def _wish_document(row: SiteModel, deployment: Deployment | None) -> dict[str, o
         "lease_required": forward,
         "version": str(row.desired.number) if row.desired else None,
         "previous": str(row.previous.number) if row.previous else None,
-        "manifest_digest": row.desired.manifest_digest if row.desired else None,
-        "manifest": row.desired.manifest if row.desired else None,
+        "manifest_digest": build.manifest_digest if build else None,
+        "manifest": build.manifest if build else None,
+        # An agent that knows neither goes its old way: beside the other, and on no probation.
+        **({} if row.switch == Switch.SURGE else {"switch": row.switch}),
+        **({} if row.probation is None else {"probation": row.probation}),
+        **({"signatures": signatures} if signatures else {}),
     }
 
 
 def site_may_read(*, site_id: int, sha256: str) -> int | None:
     """Size of a blob in bytes if a version wished for at the site contains it, else None."""
+    files = _wished_files(site_id).filter(sha256=sha256)
+    return files.values_list("size_bytes", flat=True).first()
+
+
+def site_may_read_patch(*, site_id: int, sha256: str) -> int | None:
+    """Size of a patch in bytes if it belongs to a file that the site may read, else None."""
+    files = _wished_files(site_id).values("sha256")
+    patches = Patch.objects.filter(sha256=sha256, chunk_map_id__in=files)
+    return patches.values_list("size_bytes", flat=True).first()
+
+
+def _wished_files(site_id: int) -> QuerySet[VersionFile]:
     wished = SiteModel.objects.filter(site_id=site_id)
-    return (
-        VersionFile.objects.filter(sha256=sha256)
-        .filter(Q(version__in=wished.values("desired")) | Q(version__in=wished.values("previous")))
-        .values_list("size_bytes", flat=True)
-        .first()
+    return VersionFile.objects.filter(
+        Q(version__in=wished.values("desired")) | Q(version__in=wished.values("previous"))
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SiteStatus:
-    """A site with its health and its models, for lists and pages."""
+    """A site with its health, the signals behind it and its models, for lists and pages."""
 
     site: Site
     verdict: HealthVerdict
+    signals: tuple[Signal, ...]
     last_seen_at: datetime | None
     models: tuple[SiteModel, ...]
 
@@ -233,6 +269,7 @@ def site_statuses(rows: QuerySet[Site] | None = None, *, now: datetime) -> list[
         SiteStatus(
             site=site,
             verdict=_verdict(site, models[site.pk], live.get(site.pk), now),
+            signals=_signals(site, models[site.pk], live.get(site.pk), now),
             last_seen_at=site.last_seen_at,  # type: ignore[attr-defined]  # annotated by the query
             models=tuple(models[site.pk]),
         )
@@ -249,8 +286,31 @@ def _verdict(
         triton_live=triton_live,
         models_wrong=sum(difference(row) in ("failed", "behind", "ahead") for row in models),
         models_moving=sum(difference(row) == "moving" for row in models),
+        agent_locked=site.agent_locked_at is not None,  # type: ignore[attr-defined]  # annotated by the query
     )
     return site_health(facts, now, timedelta(seconds=stale_limit_seconds(site)))
+
+
+def _signals(
+    site: Site, models: list[SiteModel], triton_live: bool | None, now: datetime
+) -> tuple[Signal, ...]:
+    return site_signals(
+        last_seen_at=site.last_seen_at,  # type: ignore[attr-defined]  # annotated by the query
+        triton_live=triton_live,
+        models=[
+            ModelState(
+                model=row.model.name,
+                wished=row.desired.number if row.desired else None,
+                reported=row.reported_at is not None,
+                serving=row.reported_serving,
+                healthy=row.reported_healthy,
+                settled=row.reported_phase in ("succeeded", "failed"),
+            )
+            for row in models
+        ],
+        now=now,
+        fresh_within=timedelta(seconds=stale_limit_seconds(site)),
+    )
 
 
 def difference(row: SiteModel) -> str:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from django.db import transaction
+from django.db.models import Max
 
 from controlplane.audit.services import record_event
+from controlplane.catalog.footprints import Learned, learn
 from controlplane.domain.admission import Instant, slot_is_free
 from controlplane.domain.errors import Conflict
 from controlplane.domain.rollout import (
@@ -23,8 +25,12 @@ from controlplane.fleet.inventory import (
     MachineFacts,
     TritonFacts,
     record_machine,
+    record_rules,
     record_triton,
+    renew_triton,
 )
+from controlplane.fleet.models import Agent
+from controlplane.fleet.queries import traits_by_site
 from controlplane.rollouts.doorbell import ring_after_commit
 from controlplane.rollouts.models import BadVersion, Deployment, DeploymentKind, SiteModel
 
@@ -38,6 +44,7 @@ PHASES = (
     "succeeded",
     "failed",
 )
+_SETTLED = ("succeeded", "failed")
 # What an agent says after `waypost-agent rollback` (docs/agent-protocol.md, section 5).
 ROLLED_BACK_LOCALLY = "rolled-back-locally"
 _FORWARD = {
@@ -69,6 +76,7 @@ class ModelReport:
     reason_code: str = ""
     reason: str = ""
     lease: int | None = None
+    learned: Learned | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,11 +121,13 @@ def record_report(*, caller: Caller, report: Report, now: datetime) -> Receipt:
         return Receipt(duplicate=True)
     if report.machine:
         record_machine(caller=caller, machine=report.machine, now=now)
+        record_rules(caller=caller, machine=report.machine)
     record_triton(caller=caller, triton=report.triton, now=now)
     wishes = {
         row.model.name: row
         for row in SiteModel.objects.select_for_update(of=("self",))
-        .select_related("model")
+        .select_related("model", "desired_variant")
+        .defer("desired_variant__manifest")
         .filter(site_id=caller.site_id)
         .order_by("pk")
     }
@@ -126,7 +136,46 @@ def record_report(*, caller: Caller, report: Report, now: datetime) -> Receipt:
         for said in report.models
         if said.model in wishes and not _record_model(caller, wishes[said.model], said, report, now)
     ]
+    spoken = [
+        said for said in report.models if said.model in wishes and said.model not in superseded
+    ]
+    _learn(caller, [(wishes[said.model], said) for said in spoken], now)
     return Receipt(duplicate=False, superseded=superseded)
+
+
+def _learn(caller: Caller, spoken: Sequence[tuple[SiteModel, ModelReport]], now: datetime) -> None:
+    """What loading the wished builds took here, where the site has come to serve them: it measured
+    them on this hardware."""
+    seen = {
+        wish.desired_variant.manifest_digest: said.learned
+        for wish, said in spoken
+        if wish.desired_variant and said.learned and said.phase == "succeeded"
+    }
+    if seen:
+        traits = traits_by_site([caller.site_id]).get(caller.site_id)
+        hardware = traits.hardware if traits else ""
+        learn(seen=seen, hardware=hardware, site_id=caller.site_id, now=now)
+
+
+@transaction.atomic
+def hold_report(*, caller: Caller, seq: int, now: datetime) -> bool:
+    """Takes the last report as said again now, where `seq` is its number and the wishes are still
+    those that `caller` was read with. Nothing else follows from it: nothing is new."""
+    last = Agent.objects.filter(
+        pk=caller.agent_id, session_counter=caller.session_counter, report_seq=seq
+    )
+    if not last.exists():
+        return False
+    models = SiteModel.objects.filter(
+        site_id=caller.site_id,
+        site__generation__epoch=caller.epoch,
+        site__generation__generation=caller.generation,
+    )
+    # The models that it spoke of, and no others, were reported at that moment.
+    newest = models.aggregate(at=Max("reported_at"))["at"]
+    models.filter(reported_at=newest).update(reported_at=now)
+    renew_triton(caller=caller, now=now)
+    return True
 
 
 def _record_model(
@@ -151,12 +200,14 @@ def _record_model(
             data={"model": said.model, "now": f"{caller.epoch}.{wish.generation}"},
         )
         return False
-    # It speaks of this wish: whatever an older lease allowed it will not begin any more.
+    # It speaks of this wish: whatever an older lease allowed it will not begin any more. Nor does
+    # it switch any more for this one, when it has settled.
+    settled = said.phase in _SETTLED and said.lease is None
     Deployment.objects.filter(
         may_still_begin=True,
         site_id=caller.site_id,
         model_id=wish.model_id,
-        generation__lt=wish.generation,
+        generation__lt=wish.generation + settled,
     ).update(may_still_begin=False)
     wish.reported_phase = said.phase
     wish.reported_serving = said.serving
@@ -174,8 +225,26 @@ def _record_model(
             "reported_at",
         ]
     )
+    if not settled:
+        _free_ended(wish, said, report)
     _move_deployment(caller, wish, said, report, now)
     return True
+
+
+def _free_ended(wish: SiteModel, said: ModelReport, report: Report) -> None:
+    """The deployment may be over and its wish stand, where the site has nothing to return to. It
+    never settles then: that its lease was not used shows as with one that is under way."""
+    state = _FORWARD[said.phase]
+    ended = Deployment.objects.select_related("to_version").filter(
+        may_still_begin=True,
+        site_id=wish.site_id,
+        model_id=wish.model_id,
+        generation=wish.generation,
+        state__in=FINAL_DEPLOYMENT,
+    )
+    free = [row.pk for row in ended if _lease_is_void(row, state, said, report)]
+    if free:
+        Deployment.objects.filter(pk__in=free).update(may_still_begin=False)
 
 
 def _move_deployment(
@@ -271,8 +340,14 @@ def _frees_slot(
 ) -> bool:
     """Whether the activation slot can be given to another site: the deployment is over, or this
     report proves that the lease was not used and never will be."""
-    if state in FINAL_DEPLOYMENT:
-        return True
+    return state in FINAL_DEPLOYMENT or _lease_is_void(deployment, state, said, report)
+
+
+def _lease_is_void(
+    deployment: Deployment, state: DeploymentState, said: ModelReport, report: Report
+) -> bool:
+    """Whether this report, which speaks of `state`, proves that the lease was not used and never
+    will be."""
     if report.made is None or deployment.lease_uptime is None or report.triton.live is not True:
         return False
     target = deployment.to_version.number if deployment.to_version else None

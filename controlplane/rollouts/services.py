@@ -3,24 +3,24 @@
 What people may do to a rollout stands in `verbs.py`. Each takes `now`, holds one transaction, and
 does no network I/O inside it."""
 
+import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 import structlog
 from django.db import IntegrityError, transaction
 
+from controlplane.catalog.models import Version
 from controlplane.domain.decide import decide
+from controlplane.domain.decisions import CountSoak, Finish, Pause, Wait
 from controlplane.domain.errors import Conflict, FieldError, InvalidInput
 from controlplane.domain.rollout import (
     FINAL_ROLLOUT,
-    CountSoak,
     DeploymentState,
-    Finish,
     OnConflict,
-    Pause,
     RolloutState,
     StageState,
-    Wait,
     allowed_verbs,
 )
 from controlplane.domain.selection import Plan
@@ -46,25 +46,24 @@ from controlplane.rollouts.planning import (
     active_rollout,
     already_active,
     plan_rollout,
+    require_still_usable,
     rollout_ahead,
 )
-from controlplane.rollouts.snapshots import rollout_view
+from controlplane.rollouts.snapshots import rollout_view, stages_of
 
 log = structlog.get_logger(__name__)
 
-# A turn may begin, skip empty stages and start one; more steps than this are a loop in `decide`.
-MAX_STEPS_PER_TURN = 200
+# Of one rollout at a time, so that the others get their turn too; the next tick goes on from there.
+DECISIONS_PER_TURN = 50
 DRIFT_EVERY = timedelta(seconds=30)
 
 
 def tick(*, now: datetime) -> None:
-    """The engine's heartbeat: advances every active rollout, each in a transaction of its own, so
-    that one that cannot be advanced does not hold up the others."""
+    """The engine's heartbeat: advances every active rollout. One that cannot be advanced does not
+    hold up the others."""
     for rollout_id in open_rollout_ids():
-        try:
+        with suppress(Exception):  # told and logged there
             advance_rollout(rollout_id=rollout_id, now=now, wait=True)
-        except Exception:
-            log.exception("rollout.advance_failed", rollout=rollout_id)
     try:
         _look_for_drift(now)
     except Exception:
@@ -100,17 +99,14 @@ def lock_rollout(rollout_id: int, *, wait: bool) -> Rollout | None:
 
     SQLite has no row locks; there the whole transaction is exclusive (BEGIN IMMEDIATE).
     """
-    rollout = (
-        Rollout.objects.select_for_update(of=("self",), skip_locked=not wait)
-        .select_related("model", "version")
-        .defer("version__manifest", "excluded")
-        .filter(pk=rollout_id)
-        .first()
-    )
-    if rollout is not None and wait:
-        # PostgreSQL reads the locked row again after the wait, and no row it was joined with: a
+    rows = Rollout.objects.select_for_update(skip_locked=not wait).defer("excluded")
+    rollout = rows.filter(pk=rollout_id).order_by().first()
+    if rollout is not None:
+        # Not joined with the locked row: PostgreSQL reads only that one again after a wait, and a
         # quarantine that was waited for must be seen.
-        rollout.version.refresh_from_db(fields=["state", "state_reason"])
+        versions = Version.objects.select_related("model").defer("manifest")
+        rollout.version = versions.get(pk=rollout.version_id)
+        rollout.model = rollout.version.model
     return rollout
 
 
@@ -120,39 +116,68 @@ def advance_rollout(
     """Takes a rollout as far as it can go now. Safe to call at any time, any number of times, from
     any number of workers.
 
-    A ring (`rung_at`) from before the last look is passed over: when a thousand sites end at once
-    their rings pile up, and one look sees what all of them rang for. Where the clocks of hosts
-    differ that may pass over one too many, which the next tick makes good. The tick itself waits
-    for its turn (`wait`): many agents that ask for leases must not keep the engine out.
+    Each decision is read, taken and applied in a transaction of its own: sites are locked for one
+    effect only, and whoever is killed leaves rows from which the next turn goes on.
+
+    A ring (`rung_at`) from before the look of another ring is passed over: when a thousand sites
+    end at once their rings pile up, and one look sees what all of them rang for. Where the clocks
+    of hosts differ that may pass over one too many, which the next tick makes good. The tick itself
+    waits for its turn (`wait`): many agents that ask for leases must not keep the engine out.
     """
     try:
-        with transaction.atomic():
-            _advance_locked(rollout_id, now, rung_at, wait)
+        for _ in range(DECISIONS_PER_TURN):
+            with transaction.atomic():
+                if not take_decision(rollout_id, now, rung_at, wait):
+                    return
+            wait = True  # a turn that has begun is not left because an agent asks for a lease
     except effects.LostRace as race:
         log.info("rollout.lost_race", rollout=rollout_id, detail=str(race))
+        return
+    except Exception as error:
+        log.exception("rollout.advance_failed", rollout=rollout_id)
+        _tell_failure(rollout_id, error, now)
+        raise
+    log.warning("rollout.turn_unfinished", rollout=rollout_id, decisions=DECISIONS_PER_TURN)
 
 
-def _advance_locked(rollout_id: int, now: datetime, rung_at: datetime | None, wait: bool) -> None:
+def take_decision(rollout_id: int, now: datetime, rung_at: datetime | None, wait: bool) -> bool:
+    """Whether there may be another one to take now."""
     rollout = lock_rollout(rollout_id, wait=wait)
     # A ring may come late or twice: what is over stays as it ended, reason and all.
     if rollout is None or rollout.state in FINAL_ROLLOUT:
-        return
+        return False
     if rung_at is not None and rollout.advanced_at and rung_at <= rollout.advanced_at:
-        return
-    _turn_until_it_rests(rollout, now)
-    Rollout.objects.filter(pk=rollout_id).update(advanced_at=now)
+        return False
+    stages = stages_of(rollout)
+    add_late_joiners(rollout, stages, now)
+    decision = decide(rollout_view(rollout, stages, now), now)
+    effects.apply(rollout, decision, now)
+    if isinstance(decision, Finish):
+        _ring_next(rollout)
+    if not isinstance(decision, Wait | CountSoak | Pause | Finish):
+        return True
+    if rung_at is not None:
+        Rollout.objects.filter(pk=rollout_id).update(advanced_at=now)
+    return False
 
 
-def _turn_until_it_rests(rollout: Rollout, now: datetime) -> None:
-    for _ in range(MAX_STEPS_PER_TURN):
-        add_late_joiners(rollout, now)
-        decision = decide(rollout_view(rollout, now), now)
-        effects.apply(rollout, decision, now)
-        if isinstance(decision, Finish):
-            _ring_next(rollout)
-        if isinstance(decision, Wait | CountSoak | Pause | Finish):
-            return
-    raise RuntimeError(f"rollout {rollout.pk} does not come to rest")
+def _tell_failure(rollout_id: int, error: Exception, now: datetime) -> None:
+    """Says at the rollout why nothing moves there; the next good turn says what is so instead. The
+    error's own words stay in the log: they may hold what was read."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = [frame.name for frame in frames if "controlplane" in frame.filename][-1]
+    sentence = (
+        f"a turn of the engine failed ({type(error).__name__} in {place}); nothing is half done, "
+        "and it tries again at every tick; the traceback is in the engine's log under "
+        f"rollout.advance_failed, rollout {rollout_id}"
+    )
+    try:
+        with transaction.atomic():
+            rollout = lock_rollout(rollout_id, wait=True)
+            if rollout is not None and rollout.state not in FINAL_ROLLOUT:
+                effects.note_reason(rollout, "engine-error", sentence, now)
+    except Exception:  # the database itself, maybe; what was raised first is what counts
+        log.exception("rollout.failure_not_told", rollout=rollout_id)
 
 
 def _ring_next(rollout: Rollout) -> None:
@@ -226,6 +251,8 @@ def start_rollout(
             )
             if active is not None and on_conflict is OnConflict.SUPERSEDE:
                 supersede(active.pk, by=rollout, actor=actor, now=now)
+            # Last, as everybody else locks rollouts before versions.
+            require_still_usable(planned.version)
             return rollout
     except IntegrityError as error:
         # Two starts raced; the constraint let one through.
@@ -337,6 +364,7 @@ def _write_plan(rollout: Rollout, plan: Plan) -> list[dict[str, object]]:
                     to_version=rollout.version,
                     state=DeploymentState.PENDING,
                     hardware=traits[ids[name]].hardware,
+                    variant=plan.variants.get(name, ""),
                 )
                 for name in names
             ],

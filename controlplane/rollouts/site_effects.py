@@ -3,26 +3,30 @@
 Each function changes deployments and wishes together, and gives back the moves for the event of
 the turn. Whom it concerns was decided elsewhere; it checks nothing but that a step is legal."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db.models import QuerySet
 
-from controlplane.catalog.models import Version
 from controlplane.domain.policy import policy_of
 from controlplane.domain.rollout import (
     ACTIVE_DEPLOYMENT,
     BEFORE_SWITCH,
+    NOTHING_SOUND,
     OPEN_STAGE,
     STAGE_FAILURES,
     DeploymentState,
     StageState,
 )
+from controlplane.domain.selector import SiteTraits
 from controlplane.fleet.queries import traits_by_site
+from controlplane.rollouts.fitting import Given, fitting_of
 from controlplane.rollouts.history import move_of
 from controlplane.rollouts.models import Deployment, DeploymentKind, Rollout, SiteModel, Stage
 from controlplane.rollouts.waits import has_begun, offerable, overdue_deployments
-from controlplane.rollouts.wishes import change_wishes, hold_wishes
+from controlplane.rollouts.way_back import can_return, tell_who_stays, why_it_stays
+from controlplane.rollouts.wishes import Change, change_wishes, hold_wishes
 
 D = DeploymentState
 Moves = list[dict[str, object]]
@@ -35,39 +39,76 @@ def latest(rollout: Rollout, kind: str = DeploymentKind.FORWARD) -> QuerySet[Dep
     return rows.select_related("site", "from_version").order_by("pk")
 
 
-def hold(rollout: Rollout, rows: QuerySet[Deployment]) -> None:
-    """Nothing is reported of these sites until the transaction ends."""
-    ids = rows.order_by().values_list("site_id", flat=True)
-    hold_wishes(model_id=rollout.model_id, site_ids=list(ids))
+def hold(rollout: Rollout, *rows: QuerySet[Deployment]) -> None:
+    """Nothing is reported of these sites until the transaction ends. Once per transaction, with all
+    that it will touch: rollouts of other models take the same locks, in the order of the sites."""
+    ids = {pk for each in rows for pk in each.order_by().values_list("site_id", flat=True)}
+    hold_wishes(model_id=rollout.model_id, site_ids=ids)
 
 
-def offer(rollout: Rollout, stage_index: int, count: int, now: datetime) -> Moves:
-    """Wishes the version at up to `count` sites. One whose hardware is no longer what the plan was
-    made for is rejected instead."""
-    rows = offerable(rollout, stage_index, count, now)
-    hardware = traits_by_site([row.site_id for row in rows if row.hardware])
-    rejected = [
-        row for row in rows if row.hardware and hardware[row.site_id].hardware != row.hardware
-    ]
+def offer(
+    rollout: Rollout, stage_index: int, count: int, now: datetime, *, retries_only: bool
+) -> Moves:
+    """Wishes the version at up to `count` sites, each in the build that it was planned for. One
+    whose hardware is no longer what the plan was made for, where no build can live any more, or
+    which would get another build than was agreed to, is rejected instead."""
+    rows = offerable(rollout, stage_index, count, now, retries_only=retries_only)
+    traits = traits_by_site([row.site_id for row in rows]) if rows else {}
+    given = _builds_for(rollout, rows, traits)
     moves: Moves = []
-    for row in rejected:
-        reason = f"planned for {row.hardware}, it has {hardware[row.site_id].hardware} now"
-        moves += end([row], D.REJECTED, now, code="hardware-changed", reason=reason)
-    offered = [row for row in rows if row not in rejected]
+    offered: list[Deployment] = []
+    for row in rows:
+        has = traits[row.site_id].hardware if row.hardware else ""
+        if has != row.hardware:
+            reason = f"planned for {row.hardware}, it has {has} now"
+            moves += end([row], D.REJECTED, now, code="hardware-changed", reason=reason)
+        elif row.site_id in given and (refused := given[row.site_id].refused):
+            moves += end([row], D.REJECTED, now, code="does-not-fit", reason=refused)
+        elif row.site_id in given and row.variant not in ("", given[row.site_id].variant.name):
+            reason = f"planned for variant {row.variant}; now {given[row.site_id].why}"
+            moves += end([row], D.REJECTED, now, code="build-changed", reason=reason)
+        else:
+            offered.append(row)
     changes = change_wishes(
         model_id=rollout.model_id,
         wishes={row.site_id: rollout.version for row in offered},
         keep_previous=True,
+        policy=policy_of(rows[0].stage.policy) if rows else None,
+        given=given,
     )
     for row in offered:
+        change = changes[row.site_id]
         moves.append(move_of(row, before=row.state, after=D.OFFERED))
         if row.attempt == 1:  # what a later one returns to was recorded by the first
-            row.from_version = changes[row.site_id].before
-        row.generation = changes[row.site_id].generation
+            row.from_version = change.before
+        row.generation = change.generation
+        row.variant, row.variant_reason = change.variant, change.variant_reason
         row.state, row.offered_at = D.OFFERED, now
-    fields = ["from_version", "generation", "state", "offered_at"]
+    fields = ["from_version", "generation", "variant", "variant_reason", "state", "offered_at"]
     Deployment.objects.bulk_update(offered, fields, batch_size=BATCH)
     return moves
+
+
+def _builds_for(
+    rollout: Rollout, rows: Sequence[Deployment], traits: Mapping[int, SiteTraits]
+) -> dict[int, Given]:
+    """By site id, chosen anew: what a site is may have changed since the plan. Only who tries again
+    keeps its build: the disk that it lacks is full of it, and its failure counts among those of
+    that build. Nothing for a version that asks for nothing."""
+    if not rows:
+        return {}
+    ids = [row.site_id for row in rows]
+    hardware = {pk: site.hardware for pk, site in traits.items()}
+    fitting = fitting_of(rollout.version, ids, hardware=hardware)
+    if fitting is None or not fitting.facts:
+        return {}
+    again = {row.site_id: row.variant for row in rows if row.attempt > 1}
+    return {
+        site_id: fitting.kept(again[site_id])
+        if again.get(site_id) in fitting.rows
+        else fitting.given(site_id)
+        for site_id in ids
+    }
 
 
 def end(
@@ -80,32 +121,36 @@ def end(
 ) -> Moves:
     """Ends deployments that are not over; reports of their sites must be held.
 
-    A lease that was granted is not undone by that: its agent may begin under it until it learns of
-    the newer wish, so the site goes on to count as changing.
+    A lease that was granted is not undone by that, nor a switch that has begun, and the way back
+    asks for none: the site goes on to count as changing until it speaks of a newer wish, or says
+    that it has settled.
     """
     moves = [move_of(row, before=row.state, after=state) for row in rows]
     for row in rows:
+        row.may_still_begin = row.state in ACTIVE_DEPLOYMENT and (
+            has_begun(row) or row.kind == DeploymentKind.ROLLBACK
+        )
         row.state, row.reason_code, row.reason = state, code[:60], reason[:500]
-        row.finished_at = now
-        row.holds_lease, row.may_still_begin = False, row.holds_lease
+        row.finished_at, row.holds_lease = now, False
     fields = ["state", "reason_code", "reason", "finished_at", "holds_lease", "may_still_begin"]
     Deployment.objects.bulk_update(rows, fields, batch_size=BATCH)
     return moves
 
 
-def call_back(rollout: Rollout, rows: Iterable[Deployment]) -> list[int]:
-    """Wishes at these sites what was recorded for them, where this rollout's wish still stands; the
-    ids of the sites concerned."""
-    recorded: dict[int, Version | None] = {row.site_id: row.from_version for row in rows}
-    if not recorded:
-        return []
+def call_back(rollout: Rollout, rows: Iterable[Deployment], now: datetime) -> None:
+    """Wishes at these sites what was recorded for them, where this rollout's wish still stands. It
+    goes on standing where the recorded version is quarantined: its agent gets no lease for it."""
+    parts = {row.site_id: row for row in rows}
+    if not parts:
+        return
     ours = SiteModel.objects.filter(
-        model=rollout.model_id, site__in=list(recorded), desired=rollout.version_id
+        model=rollout.model_id, site__in=list(parts), desired=rollout.version_id
     ).values_list("site_id", flat=True)
-    wishes = {site_id: recorded[site_id] for site_id in ours}
+    called = [parts[site_id] for site_id in ours]
+    wishes = {row.site_id: row.from_version for row in called if can_return(row)}
     if wishes:
         change_wishes(model_id=rollout.model_id, wishes=wishes, keep_previous=False)
-    return list(wishes)
+    tell_who_stays(rollout, [row for row in called if not can_return(row)], now)
 
 
 def next_attempt(
@@ -130,7 +175,9 @@ def next_attempt(
             to_version_id=row.to_version_id,
             state=state,
             attempt=row.attempt + 1,
+            failed_before=row.failed_before or row.state in STAGE_FAILURES,
             hardware=row.hardware,
+            variant=row.variant,
             not_before=not_before,
             reason=reason[:500],
             finished_at=None if state is D.PENDING else now,
@@ -153,7 +200,7 @@ def retry_failed(
     )
     if stage_index is not None:
         rows = rows.filter(stage__index=stage_index)
-    hold(rollout, rows)  # all at once, in the order of their ids, before stage after stage
+    hold(rollout, rows)
     moves: Moves = []
     for stage in rollout.stages.all():
         policy = policy_of(stage.policy)
@@ -165,22 +212,23 @@ def retry_failed(
         ]
         if not chosen:
             continue
-        call_back(rollout, chosen)
+        call_back(rollout, chosen, now)
         rest = None if forced else now + timedelta(seconds=policy.retry_after_seconds)
         moves += next_attempt(chosen, D.PENDING, now, not_before=rest)
     return moves
 
 
 def end_overdue(rollout: Rollout, stage_index: int, defer: bool, now: datetime) -> Moves:
-    """Ends what is silent past its deadline. Who had begun is timed out, whatever the policy: it
-    may be the version that silenced it. Their wish goes back: they return when heard of."""
+    """Ends what is silent past its deadline. Who had begun, now or in an attempt that failed, is
+    timed out, whatever the policy: it may be the version that silenced it, and putting it off would
+    hide the failure. Their wish goes back: they return when heard of."""
     stages = list(rollout.stages.filter(index=stage_index))
     late = [row.pk for row in overdue_deployments(rollout, stages, now)]
     hold(rollout, latest(rollout).filter(pk__in=late))
     rows = list(latest(rollout).filter(pk__in=late, state__in=ACTIVE_DEPLOYMENT))
-    begun = [row for row in rows if has_begun(row)]
-    idle = [row for row in rows if not has_begun(row)]
-    call_back(rollout, rows)
+    begun = [row for row in rows if has_begun(row) or row.failed_before]
+    idle = [row for row in rows if not (has_begun(row) or row.failed_before)]
+    call_back(rollout, rows, now)
     moves = end(begun, D.TIMED_OUT, now, code="site-silent", reason="silent since it had begun")
     if not defer:
         return moves + end(idle, D.TIMED_OUT, now, code="site-silent", reason="silent")
@@ -196,34 +244,29 @@ def end_overdue(rollout: Rollout, stage_index: int, defer: bool, now: datetime) 
 def remove_retired(rollout: Rollout, stage_index: int, now: datetime) -> Moves:
     """Ends the part of sites that are no more, there and back. One that had succeeded leaves a
     stage that has not passed, since nobody can say any more how the version does there."""
-    moves: Moves = []
-    done = latest(rollout).filter(
-        stage__index=stage_index,
-        stage__state__in=OPEN_STAGE,
-        site__retired_at__isnull=False,
-        state=D.SUCCEEDED,
+    gone = {"stage__index": stage_index, "site__retired_at__isnull": False}
+    done = latest(rollout).filter(**gone, stage__state__in=OPEN_STAGE, state=D.SUCCEEDED)
+    moves = next_attempt(list(done), D.REMOVED, now, reason="the site was retired")
+    there, back = (
+        latest(rollout, kind).filter(**gone, state__in=[D.PENDING, *ACTIVE_DEPLOYMENT])
+        for kind in (DeploymentKind.FORWARD, DeploymentKind.ROLLBACK)
     )
-    moves += next_attempt(list(done), D.REMOVED, now, reason="the site was retired")
-    for kind in DeploymentKind.values:
-        rows = latest(rollout, kind).filter(
-            stage__index=stage_index,
-            site__retired_at__isnull=False,
-            state__in=[D.PENDING, *ACTIVE_DEPLOYMENT],
-        )
-        hold(rollout, rows)
-        if kind == DeploymentKind.FORWARD:  # should the site come back, it must not find this wish
-            call_back(rollout, rows.exclude(state=D.PENDING))
-        moves += end(list(rows), D.REMOVED, now, code="site-retired", reason="the site was retired")
-    return moves
+    hold(rollout, there, back)
+    # Should a site come back, it must not find this wish.
+    call_back(rollout, there.exclude(state=D.PENDING), now)
+    rows = [*there, *back]
+    return moves + end(rows, D.REMOVED, now, code="site-retired", reason="the site was retired")
 
 
 def return_sites(rollout: Rollout, now: datetime, rows: QuerySet[Deployment], why: str) -> Moves:
-    """Ends these where they stand, and gives each a deployment back to what was recorded for it."""
+    """Ends these where they stand, and gives each a deployment back to what was recorded for it.
+    Where that is quarantined the way back has failed at once, and what is wished stays."""
     hold(rollout, rows)
     leaving = list(rows)
+    reasons = why_it_stays(leaving)
     changes = change_wishes(
         model_id=rollout.model_id,
-        wishes={row.site_id: row.from_version for row in leaving},
+        wishes={row.site_id: row.from_version for row in leaving if row.site_id not in reasons},
         keep_previous=False,
     )
     active = [row for row in leaving if row.state in ACTIVE_DEPLOYMENT]
@@ -237,21 +280,33 @@ def return_sites(rollout: Rollout, now: datetime, rows: QuerySet[Deployment], wh
             kind=DeploymentKind.ROLLBACK,
             from_version_id=row.to_version_id,
             to_version_id=row.from_version_id,
-            state=D.OFFERED,
-            generation=changes[row.site_id].generation,
-            offered_at=now,
+            **_first_step(changes.get(row.site_id), reasons.get(row.site_id, ""), now),
         )
         for row in leaving
     ]
     Deployment.objects.bulk_create(back, batch_size=BATCH)
-    return moves + [move_of(row, before="", after=D.OFFERED) for row in back]
+    return moves + [move_of(row, before="", after=row.state) for row in back]
+
+
+def _first_step(change: Change | None, why_not: str, now: datetime) -> dict[str, Any]:
+    """How a way back begins: offered with its wish, or failed for want of one."""
+    if change is not None:
+        return {
+            "state": D.OFFERED,
+            "generation": change.generation,
+            "offered_at": now,
+            "variant": change.variant,
+            "variant_reason": change.variant_reason,
+        }
+    failed = {"state": D.ROLLBACK_FAILED, "reason_code": NOTHING_SOUND, "finished_at": now}
+    return failed | {"reason": why_not[:500]}
 
 
 def cancel_open(rollout: Rollout, now: datetime, why: str) -> Moves:
     """Calls back who has not begun to switch, and ends what was never offered."""
     hold(rollout, not_switched(rollout))
     rows = list(not_switched(rollout))
-    call_back(rollout, rows)
+    call_back(rollout, rows, now)
     rows += latest(rollout).filter(state=D.PENDING)
     return end(rows, D.CANCELLED, now, code="aborted", reason=why)
 

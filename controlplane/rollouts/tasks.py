@@ -6,12 +6,17 @@ from celery import shared_task
 from django.utils import timezone
 
 from controlplane.rollouts import services
+from controlplane.rollouts.channel_moves import handle_moves
 from controlplane.rollouts.doorbell import ADVANCE_TASK
+from controlplane.rollouts.telling import tell_outcomes
 
 
 @shared_task(name="rollouts.tick")
 def tick() -> None:
-    services.tick(now=timezone.now())
+    now = timezone.now()
+    services.tick(now=now)
+    handle_moves(now=now)
+    tell_outcomes()
 
 
 @shared_task(name=ADVANCE_TASK)

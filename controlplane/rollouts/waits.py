@@ -3,11 +3,12 @@
 Reads only; the same rows for the view that is decided on and for the effect that follows."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
-from django.db.models import OuterRef, Q, QuerySet, Subquery
+from django.db.models import Count, Min, Q, QuerySet
 
 from controlplane.domain.policy import policy_of
 from controlplane.domain.rollout import (
@@ -15,14 +16,14 @@ from controlplane.domain.rollout import (
     BEFORE_SWITCH,
     STARTED_STAGE,
     DeploymentState,
-    SiteNote,
 )
+from controlplane.domain.views import SiteNote
 from controlplane.domain.windows import WindowKind, of_kind, open_seconds_between
-from controlplane.fleet.models import Lease
 from controlplane.fleet.queries import sites_closed, windows_by_site
 from controlplane.rollouts.evidence import heard_of
-from controlplane.rollouts.freezes import frozen_sites
+from controlplane.rollouts.freezes import Hold, freeze_holds
 from controlplane.rollouts.models import Deployment, DeploymentKind, Rollout, SiteModel, Stage
+from controlplane.rollouts.sightings import heard_at
 
 # The trailing stage waits for nobody for ever, whatever its policy leaves open.
 TRAILING_DEADLINE_SECONDS = 1800.0
@@ -31,23 +32,29 @@ TRAILING_DEADLINE_SECONDS = 1800.0
 @dataclass(frozen=True, kw_only=True)
 class Waiting:
     """Of the pending, by stage id: how many rest in the penalty box, until when the first does,
-    and whom a freeze or a closed window holds."""
+    whom a freeze, a pin or a closed window holds, and how many of these a person must let go.
+    `retries_ready`: failed before, and nothing holds them."""
 
     resting: Mapping[int, int] = field(default_factory=dict)
     until: Mapping[int, datetime] = field(default_factory=dict)
     held: Mapping[int, list[SiteNote]] = field(default_factory=dict)
+    held_by_person: Mapping[int, int] = field(default_factory=dict)
+    retries_ready: Mapping[int, int] = field(default_factory=dict)
 
 
-def held_sites(model_id: int, site_ids: Sequence[int], now: datetime) -> dict[int, str]:
-    """Which of these sites must not be offered the model now, each with what holds it and until
-    when."""
-    found = frozen_sites(now, site_ids)
-    pins = SiteModel.objects.filter(model=model_id, site__in=site_ids).exclude(pinned_by="")
-    for site_id, who, why in pins.values_list("site_id", "pinned_by", "pinned_reason"):
-        found.setdefault(site_id, f"pinned by {who}: {why}; unpin it, or roll the site back")
+def held_sites(model_id: int, site_ids: Iterable[int], now: datetime) -> dict[int, Hold]:
+    """Which of these sites (and maybe others) must not be offered the model now, each with what
+    holds it and until when. Of a query the sites are only fetched if there is a freeze or a window
+    at all."""
+    found = freeze_holds(now, site_ids)
+    pins = SiteModel.objects.filter(model=model_id).exclude(pinned_by="")
+    for site_id, who, why in pins.order_by().values_list("site_id", "pinned_by", "pinned_reason"):
+        sentence = f"pinned by {who}: {why}; unpin it, or roll the site back"
+        if site_id not in found or not found[site_id].by_person:
+            found[site_id] = Hold(sentence, by_person=True)
     for site_id, opens_at in sites_closed(WindowKind.DOWNLOAD, now=now, site_ids=site_ids).items():
         until = f" until {opens_at:%Y-%m-%d %H:%M} UTC" if opens_at else ""
-        found.setdefault(site_id, f"its download window is closed{until}")
+        found.setdefault(site_id, Hold(f"its download window is closed{until}", by_person=False))
     return found
 
 
@@ -61,45 +68,68 @@ def pending(rollout: Rollout) -> QuerySet[Deployment]:
 
 
 def waiting_of(rollout: Rollout, now: datetime) -> Waiting:
-    """Who of the pending cannot be offered now."""
-    resting: dict[int, int] = defaultdict(int)
+    """Who of the pending cannot be offered now. Counted by the database: a stage may hold back
+    thousands for hours, and only those that are held are named."""
+    rests = Q(not_before__gt=now)
+    rows = pending(rollout).order_by()
+    resting: dict[int, int] = {}
     until: dict[int, datetime] = {}
-    rows = pending(rollout)
-    for stage_id, moment in (
-        rows.filter(not_before__gt=now).order_by("not_before").values_list("stage_id", "not_before")
+    retries_ready: dict[int, int] = {}
+    for stage_id, count, first, retries in rows.values_list("stage_id").annotate(
+        resting=Count("pk", filter=rests),
+        first=Min("not_before", filter=rests),
+        retries=Count("pk", filter=Q(failed_before=True) & ~rests),
     ):
-        resting[stage_id] += 1
-        assert moment is not None  # the condition above
-        until.setdefault(stage_id, moment)
-    ready = list(
-        rows.filter(Q(not_before=None) | Q(not_before__lte=now))
-        .order_by("site__name")
-        .values_list("stage_id", "site_id", "site__name")
-    )
-    blocked = held_sites(rollout.model_id, [site_id for _, site_id, _ in ready], now)
+        retries_ready[stage_id] = retries
+        if first is not None:
+            resting[stage_id], until[stage_id] = count, first
+    ready = rows.exclude(rests)
+    blocked = held_sites(rollout.model_id, ready.values_list("site_id", flat=True), now)
     held: dict[int, list[SiteNote]] = defaultdict(list)
-    for stage_id, site_id, name in ready if blocked else ():
-        if site_id in blocked:
-            held[stage_id].append(SiteNote(site=name, note=blocked[site_id]))
-    return Waiting(resting=resting, until=until, held=held)
-
-
-def offerable(rollout: Rollout, stage_index: int, count: int, now: datetime) -> list[Deployment]:
-    """The next `count` to be offered, in the order of the plan: first tries before second ones."""
-    ready = (
-        pending(rollout)
-        .filter(Q(not_before=None) | Q(not_before__lte=now), stage__index=stage_index)
-        .select_related("site")
-        .order_by("attempt", "pk")
+    by_person: dict[int, int] = defaultdict(int)
+    names = ready.filter(site__in=list(blocked)).order_by("site__name") if blocked else ready.none()
+    for stage_id, site_id, name, failed_before in names.values_list(
+        "stage_id", "site_id", "site__name", "failed_before"
+    ):
+        held[stage_id].append(SiteNote(site=name, note=blocked[site_id].why))
+        by_person[stage_id] += blocked[site_id].by_person
+        retries_ready[stage_id] -= failed_before
+    return Waiting(
+        resting=resting,
+        until=until,
+        held=held,
+        held_by_person=by_person,
+        retries_ready=retries_ready,
     )
-    rows = list(ready)
-    blocked = held_sites(rollout.model_id, [row.site_id for row in rows], now)
-    return [row for row in rows if row.site_id not in blocked][:count]
 
 
-def overdue_deployments(rollout: Rollout, stages: list[Stage], now: datetime) -> list[Deployment]:
+def offerable(
+    rollout: Rollout, stage_index: int, count: int, now: datetime, *, retries_only: bool = False
+) -> list[Deployment]:
+    """The next `count` to be offered, in the order of the plan: first tries before second ones."""
+    ready = pending(rollout).exclude(not_before__gt=now).filter(stage__index=stage_index)
+    if retries_only:
+        ready = ready.filter(failed_before=True)
+    sites = ready.order_by().values_list("site_id", flat=True)
+    blocked = held_sites(rollout.model_id, sites, now)
+    free = ready.exclude(site__in=list(blocked)) if blocked else ready
+    return list(free.select_related("site", "stage").order_by("attempt", "pk")[:count])
+
+
+class Overdue(NamedTuple):
+    """A deployment that is silent past its deadline; `heard_at` is the last sign of life."""
+
+    pk: int
+    stage_id: int
+    site_id: int
+    site: str
+    offered_at: datetime
+    heard_at: datetime | None
+
+
+def overdue_deployments(rollout: Rollout, stages: Iterable[Stage], now: datetime) -> list[Overdue]:
     """Offered, and without a sign of life for longer than the stage's deadline; time in which the
-    site's download window is closed is not counted. With `heard_at`, the last sign of life."""
+    site's download window is closed is not counted."""
     deadlines = {
         stage.pk: timedelta(seconds=seconds)
         for stage in stages
@@ -110,8 +140,7 @@ def overdue_deployments(rollout: Rollout, stages: list[Stage], now: datetime) ->
     late = Q()
     for stage_id, deadline in deadlines.items():
         late |= Q(stage=stage_id, offered_at__lt=now - deadline)
-    lease = Lease.objects.filter(agent__site=OuterRef("site"), agent__revoked_at=None)
-    rows = list(
+    rows = (
         Deployment.objects.filter(
             late,
             rollout=rollout,
@@ -120,20 +149,19 @@ def overdue_deployments(rollout: Rollout, stages: list[Stage], now: datetime) ->
             state__in=ACTIVE_DEPLOYMENT,
         )
         .exclude(heard_of("site", now))
-        .select_related("site", "from_version")
-        .annotate(heard_at=Subquery(lease.values("last_seen_at")[:1]))
         .order_by("site__name")
+        .values_list("pk", "stage_id", "site_id", "site__name", "offered_at", heard_at())
     )
-    windows = windows_by_site([row.site_id for row in rows]) if rows else {}
-    found: list[Deployment] = []
-    for row in rows:
+    found = [Overdue(*row) for row in rows]
+    windows = windows_by_site([row.site_id for row in found]) if found else {}
+
+    def is_late(row: Overdue) -> bool:
         download = of_kind(windows.get(row.site_id, ()), WindowKind.DOWNLOAD)
-        assert row.offered_at is not None  # the condition above
         silent_since = max(row.offered_at, row.heard_at or row.offered_at)
         open_seconds = open_seconds_between(download, silent_since, now)
-        if open_seconds > deadlines[row.stage_id].total_seconds():
-            found.append(row)
-    return found
+        return open_seconds > deadlines[row.stage_id].total_seconds()
+
+    return [row for row in found if is_late(row)]
 
 
 def has_begun(row: Deployment) -> bool:

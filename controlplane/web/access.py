@@ -22,12 +22,30 @@ SET_BUDGET = "rollouts.change_budget"
 KEEP_STRATEGY = "rollouts.add_strategy"
 RETIRE_STRATEGY = "rollouts.change_strategy"
 PIN = "rollouts.change_sitemodel"
-QUARANTINE = "catalog.change_version"
+PUSH = "catalog.add_version"
+CHANGE_VERSION = "catalog.change_version"  # its labels and notes; out of use and back
+QUARANTINE = CHANGE_VERSION
+APPROVE = "catalog.add_versionapproval"
+SET_MODEL = "catalog.change_model"
+MOVE_CHANNEL = "catalog.change_channel"
+IMPORT = "catalog.change_registrylink"
+ADD_KEY = "catalog.add_signingkey"
+REVOKE_KEY = "catalog.change_signingkey"
+MAKE_TOKEN = "accounts.add_apitoken"
+ADD_PUBLISHER = "accounts.add_trustedpublisher"
+REVOKE_PUBLISHER = "accounts.change_trustedpublisher"
 ADD_SITE = "fleet.add_site"
+WAIVE_FLOOR = "fleet.change_site"
 RETIRE_SITE = "fleet.delete_site"
 ENROL = "fleet.add_enrolmenttoken"
+STEER_AGENT = "fleet.change_agent"
 
 View = Callable[..., HttpResponse]
+
+
+def person_of(request: HttpRequest) -> str:
+    """Who this is, whatever they act by: what two of their tokens do, one person did."""
+    return request.user.get_username()
 
 
 def actor_of(request: HttpRequest) -> str:

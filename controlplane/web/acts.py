@@ -6,7 +6,7 @@ What is done is the caller's; so is who may."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypedDict
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
@@ -15,6 +15,13 @@ from django.shortcuts import redirect, render
 from controlplane.domain.errors import Conflict, Forbidden, InvalidInput
 from controlplane.web.forms import ConsoleForm, add_faults
 from controlplane.web.live import wants_fragment
+
+
+class Back(TypedDict):
+    """Where an act came from."""
+
+    back: str
+    back_label: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,6 +46,14 @@ def _href(event: Event) -> str:
                 return reverse("strategy", args=[event.object_id])
             case "freeze" | "budget":
                 return reverse("freezes")
+            case "model":
+                return reverse("model", args=[event.object_id])
+            case "channel":
+                return reverse("model", args=[event.object_id.partition("@")[0]])
+            case "publisher":
+                return reverse("publishers")
+            case "signing_key":
+                return reverse("signing-keys")
             case "version":
                 model, _, number = event.object_id.rpartition("/")
                 return reverse("version", args=[model, int(number)])

@@ -8,7 +8,12 @@ from datetime import datetime
 
 from django.db.models import Count
 
-from controlplane.domain.rollout import FINAL_ROLLOUT, DeploymentState, RolloutState
+from controlplane.domain.rollout import (
+    ACTIVE_DEPLOYMENT,
+    FINAL_ROLLOUT,
+    DeploymentState,
+    RolloutState,
+)
 from controlplane.rollouts.models import (
     Approval,
     Deployment,
@@ -47,6 +52,16 @@ class RolloutFacts:
             ),
             [(row.pk, row.judged_at) for rows in self.verdicts.values() for row in rows],
             [row.pk for row in self.approvals],
+        )
+
+    @property
+    def under_way(self) -> int:
+        """Sites on their way, there or back."""
+        return sum(
+            count
+            for counts in self.counts.values()
+            for state, count in counts.items()
+            if state in ACTIVE_DEPLOYMENT
         )
 
     def totals(self, stage_id: int | None = None) -> Totals:

@@ -3,6 +3,8 @@
 A form checks what was typed for its form; its meaning is the services' to check."""
 
 import json
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from django import forms
@@ -19,8 +21,11 @@ def add_faults(form: forms.Form, error: InvalidInput, fields: dict[str, str] | N
     by the service's), else above the form with its place."""
     for fault in error.errors:
         field = (fields or {}).get(fault.field, fault.field)
+        whole = re.split(r"[.\[]", field, maxsplit=1)[0]
         if field in form.fields:
             form.add_error(field, fault.message)
+        elif whole in form.fields:  # one entry of it, as claims.ref or scopes[1]
+            form.add_error(whole, f"{fault.field}: {fault.message}")
         else:
             form.add_error(None, f"{fault.field}: {fault.message}")
     if not error.errors:
@@ -84,6 +89,43 @@ class LabelsField(forms.CharField):
                 raise forms.ValidationError(f"{word!r} must be a label and its value, as ring=0.")
             found[key] = text
         return found
+
+
+class PairsField(forms.CharField):
+    """One `name=value` a line; a mapping. A value may hold anything but a line break."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        attrs = {"rows": 4, "spellcheck": "false", "autocapitalize": "none"}
+        super().__init__(strip=False, widget=forms.Textarea(attrs=attrs), **kwargs)
+
+    def clean(self, value: Any) -> dict[str, str]:
+        return self.read(str(super().clean(value)))
+
+    @staticmethod
+    def read(text: str) -> dict[str, str]:
+        """Raises `ValidationError`."""
+        found: dict[str, str] = {}
+        for line in filter(str.strip, text.replace("\r\n", "\n").split("\n")):
+            name, equals, value = line.partition("=")
+            name = name.strip()
+            if not (name and equals):
+                raise forms.ValidationError(f"{line[:80]!r} must be a name and its value, as a=b.")
+            if name in found:
+                raise forms.ValidationError(f"{name[:80]!r} is there twice.")
+            found[name] = value.strip()
+        return found
+
+    @staticmethod
+    def write(pairs: Mapping[str, str]) -> str:
+        return "\n".join(f"{name}={value}" for name, value in pairs.items())
+
+    @classmethod
+    def keeps(cls, pairs: Mapping[str, str]) -> bool:
+        """Whether these can be written one a line and read back as they were."""
+        try:
+            return cls.read(cls.write(pairs)) == dict(pairs)
+        except forms.ValidationError:
+            return False
 
 
 class ReasonForm(ConsoleForm):

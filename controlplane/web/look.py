@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from controlplane.catalog.models import VersionState
+from controlplane.catalog.models import ImportState, VersionState
+from controlplane.domain.fit_facts import Answer
 from controlplane.domain.gates import Verdict
 from controlplane.domain.health import SiteHealth
 from controlplane.domain.rollout import DeploymentState, RolloutState, StageState, WaitsFor
+from controlplane.domain.signals import SignalState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,7 @@ _ROLLOUT: Mapping[str, Look] = {
     R.RUNNING: _look("busy", "play"),
     R.PAUSED: _look("warn", "pause"),
     R.CANCELLING: _look("warn", "stop", "aborting"),
-    R.CANCELLED: _look("idle", "stop", "aborted"),
+    R.CANCELLED: _look("idle", "stop"),
     R.ROLLING_BACK: _look("warn", "undo"),
     R.ROLLED_BACK: _look("warn", "undo"),
     R.ROLLBACK_INCOMPLETE: _look("bad", "cross"),
@@ -72,6 +74,12 @@ _HEALTH: Mapping[str, Look] = {
     H.STALE: _look("warn", "alert"),
     H.NEW: _look("idle", "plus", "not joined"),
 }
+_SIGNAL: Mapping[str, Look] = {
+    SignalState.GOOD: _look("good", "check"),
+    SignalState.BAD: _look("bad", "cross"),
+    SignalState.STALE: _look("warn", "alert"),
+    SignalState.UNKNOWN: _look("idle", "dash", "not known"),
+}
 _DIFFERENCE: Mapping[str, Look] = {
     "equal": _look("good", "check"),
     "moving": _look("busy", "play"),
@@ -82,7 +90,10 @@ _DIFFERENCE: Mapping[str, Look] = {
 }
 _VERSION: Mapping[str, Look] = {
     VersionState.UPLOADING: _look("busy", "play"),
-    VersionState.REGISTERED: _look("good", "check"),
+    VersionState.REGISTERED: _look("warn", "clock"),
+    VersionState.VALIDATED: _look("warn", "user"),
+    VersionState.APPROVED: _look("good", "check"),
+    VersionState.RETIRED: _look("idle", "dash"),
     VersionState.QUARANTINED: _look("bad", "stop"),
 }
 _WAITS: Mapping[str, Look] = {
@@ -98,15 +109,35 @@ _VERDICT: Mapping[str, Look] = {
     Verdict.INCONCLUSIVE: _look("warn", "alert"),
     Verdict.ERROR: _look("warn", "alert", "could not measure"),
 }
+_FIT: Mapping[str, Look] = {
+    Answer.OK: _look("good", "check", "fits"),
+    Answer.UNKNOWN: _look("warn", "alert", "fits as far as is known"),
+    Answer.NO: _look("bad", "cross", "cannot take it"),
+}
+_IMPORT: Mapping[str, Look] = {
+    ImportState.PENDING: _look("idle", "clock", "waits for its turn"),
+    ImportState.IMPORTING: _look("busy", "play"),
+    ImportState.IMPORTED: _look("good", "check"),
+    ImportState.FAILED: _look("bad", "cross"),
+}
+_MACHINE: Mapping[str, Look] = {
+    "live": _look("good", "check", "works"),
+    "expired": _look("idle", "clock", "ended"),
+    "revoked": _look("bad", "stop"),
+}
 KINDS: Mapping[str, Mapping[str, Look]] = {
     "rollout": _ROLLOUT,
     "stage": _STAGE,
     "deployment": _DEPLOYMENT,
     "health": _HEALTH,
+    "signal": _SIGNAL,
     "difference": _DIFFERENCE,
     "version": _VERSION,
     "waits": _WAITS,
     "verdict": _VERDICT,
+    "fit": _FIT,
+    "import": _IMPORT,
+    "machine": _MACHINE,
 }
 
 

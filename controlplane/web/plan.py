@@ -8,7 +8,7 @@ from django.conf import settings
 
 from controlplane.domain.rollout import OnConflict
 from controlplane.rollouts.models import Rollout
-from controlplane.rollouts.planning import PlannedStage, RolloutPlan
+from controlplane.rollouts.planning import PlannedStage, RolloutPlan, several_builds
 from controlplane.web.words import LeftOut, left_out, spec_selects
 
 FIRST_NAMES = 6
@@ -17,10 +17,12 @@ NAMES_SHOWN = 1000  # of one stage, behind its fold
 
 @dataclass(frozen=True, kw_only=True)
 class PlanStage:
-    """A row of the plan. `names` are what its fold holds, `unlisted` how many it does not."""
+    """A row of the plan. `names` are what its fold holds, `unlisted` how many it does not; `builds`
+    says how many get which, where the version has several."""
 
     planned: PlannedStage
     selects: str
+    builds: str
     first: tuple[str, ...]
     names: tuple[str, ...]
     unlisted: int
@@ -44,9 +46,10 @@ class PlanPage:
 
 
 def plan_page(planned: RolloutPlan, *, active: Rollout | None, on_conflict: OnConflict) -> PlanPage:
+    several = several_builds(planned.version)
     return PlanPage(
         planned=planned,
-        stages=tuple(_stage(stage) for stage in planned.stages),
+        stages=tuple(_stage(stage, several=several) for stage in planned.stages),
         left_out=left_out(planned.plan.excluded),
         left_out_total=len(planned.plan.excluded),
         approval=tuple(_approval(planned)),
@@ -54,12 +57,14 @@ def plan_page(planned: RolloutPlan, *, active: Rollout | None, on_conflict: OnCo
     )
 
 
-def _stage(planned: PlannedStage) -> PlanStage:
+def _stage(planned: PlannedStage, *, several: bool) -> PlanStage:
+    ranked = sorted(planned.variants.items(), key=lambda each: (-each[1], each[0]))
     first = planned.sites[:FIRST_NAMES]
     folded = planned.sites[:NAMES_SHOWN] if len(planned.sites) > len(first) else ()
     return PlanStage(
         planned=planned,
         selects=spec_selects(planned.spec),
+        builds=", ".join(f"{count} {name}" for name, count in ranked) if several else "",
         first=first,
         names=folded,
         unlisted=max(0, len(planned.sites) - NAMES_SHOWN),

@@ -69,7 +69,7 @@ class StartForm(ConsoleForm):
     """A version and a strategy, and what this one rollout does otherwise."""
 
     version = VersionChoice(
-        queryset=Version.objects.filter(state=VersionState.REGISTERED)
+        queryset=Version.objects.filter(state=VersionState.APPROVED)
         .select_related("model")
         .defer("manifest")
         .order_by("model__name", "-number"),

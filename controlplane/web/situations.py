@@ -26,6 +26,7 @@ def situation_of(
     return Situation(
         state=RolloutState(rollout.state),
         totals=facts.totals() if part is None else part,
+        under_way=facts.under_way,
         pause_code=rollout.pause_code,
         soaking=soaking[0] if soaking else "",
         missing=tuple(line.stage for line in approvals if line.missing),

@@ -13,9 +13,9 @@ from controlplane.domain.rollout import (
     OUT_OF_STAGE,
     DeploymentState,
     RolloutState,
-    SiteNote,
     StageState,
 )
+from controlplane.domain.views import SiteNote
 from controlplane.rollouts.models import Deployment, DeploymentKind, GateVerdict, Rollout, Stage
 from controlplane.rollouts.queries import DeploymentCounts
 from controlplane.web.facts import HELD_SHOWN, RolloutFacts
@@ -160,8 +160,8 @@ def _bar(
     back = counts.get((stage.pk, DeploymentKind.ROLLBACK), {})
     total = sum(forward.values())
     if back and rollout.state in _TURNED_BACK:
-        return tuple(_segments(_returning(back, total), total))
-    return tuple(_segments(_going(forward, sum(back.values()), resting, held), total))
+        return tuple(bar(_returning(back, total), total))
+    return tuple(bar(_going(forward, sum(back.values()), resting, held), total))
 
 
 def _going(
@@ -194,7 +194,8 @@ def _returning(counts: Mapping[DeploymentState, int], total: int) -> list[tuple[
     ]
 
 
-def _segments(parts: list[tuple[str, str, int]], total: int) -> Iterable[Segment]:
+def bar(parts: Iterable[tuple[str, str, int]], total: int) -> Iterable[Segment]:
+    """Segments of a bar that stands for `total`, by word, tone and count; empty ones left out."""
     start = 0
     for word, tone, count in parts:
         if not count:

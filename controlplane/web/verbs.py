@@ -14,7 +14,9 @@ from controlplane.domain.rollout import (
     RolloutState,
 )
 from controlplane.rollouts import verbs
+from controlplane.rollouts.approvals import approve_rollout
 from controlplane.rollouts.models import Rollout
+from controlplane.rollouts.turning_back import roll_back_rollout, stop_waiting
 from controlplane.web.facts import Totals
 from controlplane.web.look import look_of
 from controlplane.web.stages import REACHED
@@ -26,7 +28,8 @@ D = DeploymentState
 @dataclass(frozen=True, kw_only=True)
 class Situation:
     """What decides which verb is possible and what it does. `totals` counts sites by state on the
-    way forward, of the whole rollout or of the part that is meant.
+    way forward, of the whole rollout or of the part that is meant; `under_way` those on their way
+    there or back, of the whole.
 
     `frozen` is why this person may not roll back now, `not_approver` why not approve; `missing`
     names the approvals asked for and not given ("" is the plan's).
@@ -34,6 +37,7 @@ class Situation:
 
     state: RolloutState
     totals: Totals = field(default_factory=dict)
+    under_way: int = 0
     pause_code: str = ""
     soaking: str = ""
     missing: tuple[str, ...] = ()
@@ -131,6 +135,16 @@ def _abort_effect(now: Situation) -> list[str]:
     return lines
 
 
+def _stop_waiting_effect(now: Situation) -> list[str]:
+    lines = [
+        f"The rollout ends without {sites_do(now.under_way, 'that is', 'that are')} under way."
+    ]
+    lines.append("What is wished of them stands: each returns to the version it had when it can.")
+    lines.append("Until then it counts as changing wherever others ask to activate.")
+    lines.append("This cannot be undone.")
+    return lines
+
+
 def _returns(now: Situation) -> str:
     words = ("returns to the version it", "return to the version they")
     return f"{sites_do(now.reached, *words)} had."
@@ -164,6 +178,10 @@ def _promotion_blocked(now: Situation) -> str:
     return "" if now.soaking else "Possible only while a stage soaks; none does."
 
 
+def _waiting_blocked(now: Situation) -> str:
+    return "" if now.under_way else "It waits for no site."
+
+
 def _retry_blocked(now: Situation) -> str:
     return "" if now.failed else "No site has failed."
 
@@ -176,7 +194,7 @@ CONSOLE_VERBS = (
         icon="thumb",
         danger=False,
         reason_required=False,
-        service=verbs.approve_rollout,
+        service=approve_rollout,
         effect=_approve_effect,
         blocked=_approval_blocked,
     ),
@@ -233,13 +251,24 @@ CONSOLE_VERBS = (
         effect=_abort_effect,
     ),
     Verb(
+        name="stop-waiting",
+        label="Stop waiting",
+        done="ending without the sites it waited for",
+        icon="forward",
+        danger=True,
+        reason_required=True,
+        service=stop_waiting,
+        effect=_stop_waiting_effect,
+        blocked=_waiting_blocked,
+    ),
+    Verb(
         name="rollback",
         label="Roll back",
         done="being rolled back",
         icon="undo",
         danger=True,
         reason_required=True,
-        service=verbs.roll_back_rollout,
+        service=roll_back_rollout,
         effect=rollback_effect,
         blocked=lambda now: now.frozen,
     ),

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from controlplane.domain.policy import Amount, OnFailure, OnSilent, StagePolicy, span
+from controlplane.domain.policy import Amount, OnFailure, OnSilent, StagePolicy, Switch, span
 from controlplane.domain.stages import StageSpec
 
 NAMED = 3  # sites named before the rest becomes a number
@@ -89,7 +89,17 @@ def policy_words(policy: StagePolicy) -> list[str]:
         said.append("a person approves going on")
     if policy.gates:
         said.append(f"gates: {', '.join(policy.gates)}")
+    if policy.switch is not Switch.SURGE:
+        said.append(_SWITCH[policy.switch])
+    if policy.probation is not None:
+        said.append(f"{span(policy.probation.seconds)} on probation at each site")
     return said
+
+
+_SWITCH = {
+    Switch.REPLACE: "a site answers nobody while it replaces its version",
+    Switch.AUTO: "a site without memory for two versions answers nobody while it replaces its own",
+}
 
 
 def _amount(amount: Amount) -> str:

@@ -62,10 +62,14 @@ class DemoSite:
     def write_config(self) -> None:
         self._config.write_text(
             f'state_dir = "{self.folder}/state"\n\n'
+            "# The demo's versions carry a python wrapper. Whether a version may run code of its\n"
+            "# own is for each site to say, here; the control plane cannot.\n"
+            "allow_executable = true\n\n"
             "[triton]\n"
             f'repository = "{self.folder}/repository"\n'
             f'grpc_url = "127.0.0.1:{self.triton.ports.grpc}"\n'
             f'http_url = "{self.http_url}"\n'
+            f'metrics_url = "http://127.0.0.1:{self.triton.ports.metrics}/metrics"\n'
             f'secret_file = "{self.folder}/triton-secret"\n\n'
             "[limits]\n"
             f"reserve_bytes = {RESERVE_BYTES}\n"

@@ -203,7 +203,7 @@ def test_a_deep_manifest_is_refused(api: ApiCaller) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["wait=x", "wait=-1", "wait=31", "wait=1e1", f"wait={'9' * 5000}"]
+    "query", ["wait=x", "wait=-1", "wait=61", "wait=1e1", f"wait={'9' * 5000}"]
 )
 def test_a_wait_that_is_no_number_of_seconds(query: str, api: ApiCaller, now: datetime) -> None:
     rollout = make_rollout(now=now)
@@ -232,6 +232,9 @@ class TestTokens:
         ("models/vad/versions/1/finalise", Scope.PUSH),
         ("sites", Scope.FLEET),
         ("sites/edge/enrolment-tokens", Scope.FLEET),
+        ("sites/edge/agent/new-key", Scope.FLEET),
+        ("sites/edge/agent/unlock", Scope.FLEET),
+        ("sites/edge/agent/revoke", Scope.FLEET),
         ("rollouts", Scope.ROLLOUT),
         *(
             (f"rollouts/1/{verb}", Scope.ROLLOUT)

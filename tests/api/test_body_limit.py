@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from controlplane.api.body_limit import AGENT_BYTES, USUAL_BYTES, limit_bodies, limit_for
+from controlplane.api.body_limit import (
+    AGENT_BYTES,
+    PIECE_BYTES,
+    SIGNATURE_BYTES,
+    USUAL_BYTES,
+    limit_bodies,
+    limit_for,
+)
 
 DIGEST = "0" * 64
 
@@ -66,10 +73,20 @@ def test_a_chunked_body_is_counted_and_cut() -> None:
         ("/agent/v1/enrol", "POST", AGENT_BYTES),
         ("/api/v1/models/m/versions", "POST", USUAL_BYTES),
         ("/login/", "POST", USUAL_BYTES),
-        (f"/api/v1/models/m/versions/3/blobs/{DIGEST}", "PUT", None),
+        ("/api/v1/models/m/versions/3/signature", "PUT", SIGNATURE_BYTES),
+        ("/api/v1/models/m/versions/3/signature", "POST", USUAL_BYTES),
+        (f"/api/v1/models/m/versions/3/blobs/{DIGEST}", "PUT", PIECE_BYTES),
         (f"/api/v1/models/m/versions/3/blobs/{DIGEST}", "POST", USUAL_BYTES),
         (f"/api/v1/models/m/versions/3/blobs/{DIGEST}/x", "PUT", USUAL_BYTES),
     ],
 )
-def test_only_an_upload_is_unbounded_here(path: str, method: str, limit: int | None) -> None:
+def test_every_body_has_a_limit(path: str, method: str, limit: int) -> None:
     assert limit_for(path, method) == limit
+
+
+def test_a_file_too_large_for_one_body_is_told_how_to_come() -> None:
+    length = [(b"content-length", str(PIECE_BYTES + 1).encode())]
+    path = f"/api/v1/models/m/versions/3/blobs/{DIGEST}"
+    status, body, read = call(path, [b"x"], method="PUT", headers=length)
+    assert (status, read) == (413, 0)
+    assert "Content-Range: bytes FIRST-LAST/SIZE" in json.loads(body)["detail"]

@@ -39,7 +39,7 @@ def test_a_whole_push(api: ApiCaller) -> None:
     finalised = api.post("models/vad/versions/1/finalise")
 
     assert finalised.status_code == 200
-    assert (finalised.json()["state"], finalised.json()["missing"]) == ("registered", [])
+    assert (finalised.json()["state"], finalised.json()["missing"]) == ("validated", [])
     assert finalised.json()["created_by"] == "token:ci"
     assert finalised.json()["labels"] == {"commit": "abc"}
     assert api.get("models/vad/versions/1").json() == finalised.json()

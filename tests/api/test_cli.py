@@ -15,11 +15,18 @@ from django.test import Client
 from waypost_cli.main import run
 
 from controlplane.accounts.models import Scope
+from controlplane.catalog.models import Version
 from controlplane.domain.policy import OnFailure
 from controlplane.domain.rollout import RolloutState
 from controlplane.rollouts.models import Rollout
 from tests.api.calls import ApiCaller
-from tests.factories import make_joined_site, make_rollout, make_token, make_version
+from tests.factories import (
+    make_joined_site,
+    make_rollout,
+    make_token,
+    make_version,
+    version_files,
+)
 from tests.services.steps import one_stage, part, serving, start, turn
 
 
@@ -269,6 +276,21 @@ class TestSteering:
         assert waypost("rollout", "approve", number, "--plan", digest, token="chief").exit_code == 0
         assert turn(Rollout.objects.get(), now=now).state == "running"
 
+    def test_a_rollback_ends_without_whom_it_waits_for(
+        self, waypost: Waypost, now: datetime
+    ) -> None:
+        rollout = make_rollout(RolloutState.RUNNING, now=now)
+        number = str(rollout.pk)
+        order = ("rollout", "stop-waiting", number, "--reason", "it loops")
+        early = waypost(*order)
+        assert early.exit_code == 1
+        assert "allowed now: " in early.stderr
+        assert waypost("rollout", "rollback", number, "--reason", "noisy").exit_code == 0
+        taken = waypost(*order)
+        assert taken.exit_code == 0
+        assert "by token:ci: it loops" in taken.stdout
+        assert turn(rollout, now=now).state == RolloutState.ROLLBACK_INCOMPLETE
+
     def test_one_site_is_rolled_back(self, waypost: Waypost, now: datetime) -> None:
         edge = make_joined_site("edge", now=now)
         serving([edge], now=now)
@@ -290,7 +312,7 @@ class TestSteering:
         assert asked(gate)["verdict"] == "pass"
         frozen = asked(waypost("freeze", "--reason", "month end", *JSON))
         turn(rollout, now=now)
-        assert turn(rollout, now=now).reason_code == "offers-held"
+        assert turn(rollout, now=now).reason_code == "held-by-person"
         assert waypost("freeze", "lift", str(frozen["id"])).exit_code == 0
         assert waypost("quarantine", "vad", "1", "--reason", "leaks memory").exit_code == 0
         assert turn(rollout, now=now).pause_code == "version-withdrawn"
@@ -329,3 +351,86 @@ class TestSteering:
         assert "changing_percent: must be a whole number from 1 to 100" in bad.stderr
         number = str(Rollout.objects.get().pk)
         assert "rollout.created" in waypost("rollout", "events", number).stdout
+
+
+class TestTokens:
+    def test_made_listed_and_ended(self, waypost: Waypost) -> None:
+        made = waypost("tokens", "create", "deploy", "--scope", "push", "--model", "vad")
+        assert (made.exit_code, made.stdout.count("\n")) == (0, 1)
+        assert made.stdout.startswith("wpt_")
+
+        listed = json.loads(waypost("tokens", "list", "--output", "json").stdout)
+        (deploy,) = [token for token in listed if token["name"] == "deploy"]
+        assert (deploy["scopes"], deploy["models"]) == (["push"], ["vad"])
+
+        ended = waypost("tokens", "revoke", str(deploy["id"]), "--reason", "lost")
+        assert ended.exit_code == 0
+        assert "deploy" not in waypost("tokens", "list").stdout
+        assert "deploy" in waypost("tokens", "list", "--all").stdout
+
+    def test_no_more_than_it_has(self, waypost: Waypost) -> None:
+        made = waypost("tokens", "create", "x", "--scope", "push", "--days", "300")
+        assert made.exit_code == 1
+        assert "token-grants-too-much" in made.stderr
+
+    def test_a_publisher(self, waypost: Waypost) -> None:
+        added = waypost(
+            "publishers", "add", "vad-main", "--issuer", "https://issuer.example",
+            "--claim", "repository=acme/vad", "--claim", "ref=refs/heads/main",
+            "--scope", "push", "--model", "vad",
+        )  # fmt: skip
+        assert added.exit_code == 0, added.stderr
+        assert "repository=acme/vad" in waypost("publishers", "list").stdout
+
+        assert waypost("publishers", "revoke", "vad-main").exit_code == 0
+
+
+CONFIG_OF_ANOTHER = """name: "other"
+backend: "onnxruntime"
+input [ { name: "x" data_type: TYPE_FP32 dims: [4] } ]
+output [ { name: "y" data_type: TYPE_FP32 dims: [1] } ]
+"""
+
+
+class TestADryRun:
+    def fill(self, folder: Path) -> Path:
+        golden = {
+            "schema": "waypost.golden/1",
+            "requests": [
+                {
+                    "name": "four",
+                    "inputs": [{"name": "x", "datatype": "FP32", "shape": [4], "data": [1, 2, 3]}],
+                    "outputs": [{"name": "y", "datatype": "FP32", "shape": [1], "data": [1]}],
+                }
+            ],
+        }
+        (folder / "config.pbtxt").write_text(CONFIG_OF_ANOTHER)
+        (folder / "golden.json").write_text(json.dumps(golden))
+        (folder / "model.onnx").write_bytes(b"weights")
+        (folder / "libtriton_onnxruntime.so").write_bytes(b"\x7fELF")
+        return folder
+
+    def test_three_mistakes_are_all_named_and_nothing_is_kept(
+        self, waypost: Waypost, tmp_path: Path
+    ) -> None:
+        ran = waypost("push", "vad", str(self.fill(tmp_path)), "--dry-run", "--output", "json")
+
+        assert ran.exit_code == 1
+        told = json.loads(ran.stdout)["findings"]
+        assert {(each["file"], each["level"]) for each in told} == {
+            ("config.pbtxt", "fault"),
+            ("golden.json", "fault"),
+            ("libtriton_onnxruntime.so", "fault"),
+        }
+        assert "3 faults" in ran.stderr
+        assert not Version.objects.exists()
+
+    def test_a_folder_that_is_right_is_said_to_be(self, waypost: Waypost, tmp_path: Path) -> None:
+        for path, data in version_files("dry").items():
+            (tmp_path / path).write_bytes(data)
+
+        ran = waypost("push", "vad", str(tmp_path), "--dry-run")
+
+        assert ran.exit_code == 0, ran.stderr
+        assert "a push would be: create" in ran.stderr
+        assert not Version.objects.exists()

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,8 +12,10 @@ from django.test import Client
 from django.utils import timezone
 
 from controlplane.api.agent_v1 import hot_path
+from controlplane.catalog.models import Model
 from controlplane.domain.rollout import RolloutState
-from controlplane.fleet.models import Agent, Lease
+from controlplane.fleet.models import Agent, Lease, Server
+from controlplane.rollouts.models import SiteModel
 from tests.factories import make_joined_site, make_rollout
 from tests.fake_agent import FakeAgent
 
@@ -93,6 +95,72 @@ def test_it_shows_that_the_agent_lives(agent: FakeAgent, poll: Poll) -> None:
     seen = Lease.objects.get().last_seen_at
     assert seen is not None
     assert seen > long_ago
+
+
+def said_long_ago(agent: FakeAgent) -> datetime:
+    """The agent's report was taken, an hour before now."""
+    now = timezone.now()
+    assert not agent.report(SiteModel.objects.get().model.name, "succeeded", now=now).duplicate
+    SiteModel.objects.update(reported_at=now - timedelta(hours=1))
+    Server.objects.update(reported_at=now - timedelta(hours=1))
+    return now
+
+
+def test_a_poll_that_stands_for_the_last_report_renews_it(agent: FakeAgent, poll: Poll) -> None:
+    now = said_long_ago(agent)
+    tag, seq = current_tag(agent), str(Agent.objects.get().report_seq)
+    before = SiteModel.objects.values("reported_phase", "reported_serving").get()
+    status, headers, _ = poll(tag, **{"waypost-holds": seq})
+    assert (status, headers["waypost-held"]) == (304, seq)
+    assert SiteModel.objects.get().reported_at >= now
+    assert SiteModel.objects.values("reported_phase", "reported_serving").get() == before
+    assert all(server.reported_at >= now for server in Server.objects.all())
+    said_long_ago(agent)
+    view = Client().get(
+        hot_path.PATH,
+        headers={
+            "Authorization": f"Bearer {agent.secret}",
+            "If-None-Match": tag,
+            "Waypost-Holds": str(Agent.objects.get().report_seq),
+        },
+    )
+    assert view["Waypost-Held"] == str(Agent.objects.get().report_seq)
+    assert SiteModel.objects.get().reported_at >= now
+
+
+@pytest.mark.parametrize("holds", ["0", "999", "-1", "x", "", "9" * 30])
+def test_a_poll_that_stands_for_another_report_renews_nothing(
+    agent: FakeAgent, poll: Poll, holds: str
+) -> None:
+    now = said_long_ago(agent)
+    status, headers, _ = poll(current_tag(agent), **{"waypost-holds": holds})
+    assert status == 304
+    assert "waypost-held" not in headers
+    assert SiteModel.objects.get().reported_at < now
+
+
+def test_before_its_first_report_a_session_has_nothing_that_a_poll_could_stand_for(
+    agent: FakeAgent, poll: Poll
+) -> None:
+    _, headers, _ = poll(current_tag(agent), **{"waypost-holds": "0"})
+    assert "waypost-held" not in headers
+    assert SiteModel.objects.get().reported_at is None
+
+
+def test_a_model_that_the_last_report_left_out_is_not_renewed(agent: FakeAgent, poll: Poll) -> None:
+    now = said_long_ago(agent)
+    spoken = SiteModel.objects.get()
+    older = SiteModel.objects.create(
+        site_id=spoken.site_id,
+        model=Model.objects.create(name="other", created_at=now),
+        generation=spoken.generation,
+        reported_at=now - timedelta(hours=2),
+    )
+    poll(current_tag(agent), **{"waypost-holds": str(Agent.objects.get().report_seq)})
+    older.refresh_from_db()
+    spoken.refresh_from_db()
+    assert older.reported_at == now - timedelta(hours=2)
+    assert spoken.reported_at >= now
 
 
 @pytest.mark.parametrize("tag", ['"1.0"', "", "W/x"])

@@ -32,7 +32,7 @@ class TestQuarantine:
 
         released = api.post(f"{self.PATH}/release", {"reason": "mended"}).json()
 
-        assert (released["state"], released["state_reason"]) == ("registered", "")
+        assert (released["state"], released["state_reason"]) == ("approved", "")
         assert_problem(api.post(f"{self.PATH}/release", WHY), 409, "version-not-quarantined")
 
     def test_may_turn_its_rollout_back(self, api: ApiCaller, now: datetime) -> None:
@@ -124,6 +124,7 @@ class TestDrift:
         )
         assert (row["drift_policy"], row["pinned_by"], row["corrected_at"]) == ("correct", "", None)
         assert datetime.fromisoformat(row["since"]) == now
+        assert row["hold"].startswith("acted on if it lasts until")
         assert api.get("drift?site=core").json()["count"] == 0
         assert api.get("drift?drift_policy=hold").json()["count"] == 0
         assert api.get("drift?model=vad&drift_policy=correct").json()["count"] == 1
@@ -152,7 +153,6 @@ class TestDrift:
     @pytest.mark.parametrize(
         ("body", "field"),
         [
-            ({}, "drift_policy"),
             ({"drift_policy": "guess"}, "drift_policy"),
             ({"drift_policy": None}, "drift_policy"),
             ({"drift_policy": "hold", "name": "x"}, "name"),

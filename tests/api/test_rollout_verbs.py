@@ -20,7 +20,7 @@ from tests.services.steps import canary_then_rest, one_stage, part, parts, servi
 
 BY: dict[str, Any] = {"actor": "user:ann", "reason": "because"}
 WHY = {"reason": "look at it"}
-VERBS = ["pause", "resume", "promote", "abort", "rollback", "retry-failed"]
+VERBS = ["pause", "resume", "promote", "abort", "rollback", "retry-failed", "stop-waiting"]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,25 @@ def test_a_verb_that_is_not_possible_says_what_is(verb: str, api: ApiCaller, now
     assert "pause" not in allowed
 
 
-@pytest.mark.parametrize("verb", ["abort", "rollback", "promote"])
+def test_a_rollback_ends_without_a_site_that_never_does(api: ApiCaller, now: datetime) -> None:
+    rollout = make_rollout(RolloutState.RUNNING, now=now)
+    api.post(f"rollouts/{rollout.pk}/rollback", WHY)
+    assert "stop-waiting" in api.get(f"rollouts/{rollout.pk}").json()["allowed_verbs"]
+
+    response = api.post(f"rollouts/{rollout.pk}/stop-waiting", {"reason": "it loops"})
+    assert response.status_code == 200
+    assert ": by token:ci: it loops" in response.json()["reason"]
+    assert turn(rollout, now=now).state == RolloutState.ROLLBACK_INCOMPLETE
+
+
+def test_an_abort_that_waits_for_nobody_has_nothing_to_stop(api: ApiCaller, now: datetime) -> None:
+    rollout = make_rollout(RolloutState.PLANNED, now=now)
+    api.post(f"rollouts/{rollout.pk}/abort", WHY)
+    response = api.post(f"rollouts/{rollout.pk}/stop-waiting", WHY)
+    assert_problem(response, 409, "nothing-waited-for")
+
+
+@pytest.mark.parametrize("verb", ["abort", "rollback", "promote", "stop-waiting"])
 @pytest.mark.parametrize("body", [b"", {}, {"reason": ""}, {"reason": "  "}])
 def test_grave_verbs_want_a_reason(verb: str, body: object, api: ApiCaller, now: datetime) -> None:
     rollout = make_rollout(RolloutState.RUNNING, now=now)

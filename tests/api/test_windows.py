@@ -119,7 +119,7 @@ def test_polls_are_hinted_alike_by_the_view_and_before_it(
 
     changed = edge.get("desired")["Waypost-Poll-Seconds"]
     unchanged = edge.get("desired", **{"If-None-Match": news["ETag"]})
-    early = hot_path._unchanged(edge.agent.secret, news["ETag"], timezone.now())
+    early = hot_path._unchanged(edge.agent.secret, news["ETag"], "", timezone.now())
     assert unchanged.status_code == 304
     assert early is not None
     hints = (changed, unchanged["Waypost-Poll-Seconds"], early["Waypost-Poll-Seconds"])

@@ -1,4 +1,4 @@
-"""docker-compose.yml and .env.example as values, for the checks beside this file."""
+"""The compose files and .env.example as values, for the checks beside this file."""
 
 import re
 from pathlib import Path
@@ -11,12 +11,12 @@ _REFERENCE = re.compile(r"(?<!\$)\$\{([A-Z_]+)")
 _LISTED = re.compile(r"^(?:# )?([A-Z][A-Z0-9_]*)=(.*)$", re.MULTILINE)
 
 
-def compose_text() -> str:
-    return (ROOT / "docker-compose.yml").read_text()
+def compose_text(name: str = "docker-compose.yml") -> str:
+    return (ROOT / name).read_text()
 
 
-def services() -> dict[str, dict[str, Any]]:
-    document = yaml.safe_load(compose_text())
+def services(name: str = "docker-compose.yml") -> dict[str, dict[str, Any]]:
+    document = yaml.safe_load(compose_text(name))
     found: dict[str, dict[str, Any]] = document["services"]
     return found
 

@@ -13,7 +13,13 @@ import pytest
 
 from benchmarks.costs import Meter
 from benchmarks.load import Caller, Load, WrongAnswer, percentile, split
-from benchmarks.processes import tree_cpu_seconds
+from benchmarks.processes import (
+    forget_tree_peak,
+    memory_of,
+    tree_cpu_seconds,
+    tree_peak_mib,
+)
+from benchmarks.relay import CountingRelay
 from tests.deploy.compose_file import ROOT
 
 BENCH = [sys.executable, "-m", "benchmarks"]
@@ -81,6 +87,35 @@ def test_a_rollout_is_timed_from_its_start_to_its_last_verified_site(tmp_path: P
         assert figures["virtual_seconds"] >= 3 * document["poll_seconds"]
         assert figures["cpu_seconds"] >= sum(figures["cpu_by_part"].values()) * 0.9 > 0
     assert "growth" in text
+
+
+@pytest.mark.stack
+def test_a_new_version_moves_few_bytes_and_every_peer_rebuilds_it(tmp_path: Path) -> None:
+    text, document = _run(tmp_path, "delta", "--delta-megabytes=14")
+    moved = {name: case["moved"] for name, case in document["cases"].items()}
+    size = document["cases"]["config only"]["bytes"]
+    assert {*document["skipped"], *moved["config only"]} == {"waypost", "rsync", "zsync", "casync"}
+    ours = {name: peers["waypost"]["bytes"] / size for name, peers in moved.items()}
+    assert ours["config only"] < 0.001
+    assert ours["5 kB more in the header"] < 0.01
+    assert ours["one layer of ten, +-1 %"] < 0.04
+    assert ours["light fine-tune, bf16"] < 0.2
+    assert ours["full fine-tune, fp16, +-1 %"] < 0.4
+    assert all(name in text for name in moved)
+
+
+@pytest.mark.stack
+def test_a_version_is_pushed_and_pulled_beside_its_peers(tmp_path: Path) -> None:
+    text, document = _run(tmp_path, "push", "--push-mib=4", "--rounds=1")
+    for kind, ours in (("push", "waypost push"), ("pull", "agent, 2 connections")):
+        cases = document["cases"][kind]
+        assert {ours, "MLflow client"} <= set(cases)
+        assert set(document["ratios"][kind]) == set(cases) - {ours}
+        for name, case in cases.items():
+            assert name in text
+            assert case["mb_per_second"]["min"] > 0
+            assert 0 < case["peak_mib"]["max"] < 1000
+            assert 0 < case["server_peak_mib"]["max"] < 2000
 
 
 def test_a_named_postgresql_that_does_not_answer_stops_the_run(tmp_path: Path) -> None:
@@ -194,3 +229,47 @@ def test_a_meter_adds_up_only_what_runs_inside_it() -> None:
     assert meter.total.wall > spent.wall > 0
     assert spent.cpu > 0 == spent.database
     assert [meter.each[0]] == meter.each[:-1]
+
+
+def test_a_relay_carries_everything_and_counts_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        with CountingRelay(server.getsockname()[1]) as relay:
+            near = socket.create_connection(("127.0.0.1", relay.port), timeout=10)
+            far, _ = server.accept()
+            far.settimeout(10)
+            with near, far:
+                near.sendall(b"question")
+                assert far.recv(100) == b"question"
+                far.sendall(b"a longer answer")
+                assert near.recv(100) == b"a longer answer"
+                near.shutdown(socket.SHUT_WR)
+                assert far.recv(100) == b""  # the end of one side reaches the other
+        assert (relay.sent, relay.received) == (8, 15)
+
+
+def test_the_peak_of_a_tree_is_counted_anew_when_it_is_asked_for() -> None:
+    """A process that holds much, lets go of it, and is asked again."""
+    hold = "held = bytearray(64 << 20); del held; print(flush=True); input(); print(flush=True)"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{hold}; input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdout.readline()
+        held = tree_peak_mib(child.pid)
+        forget_tree_peak(child.pid)
+        child.stdin.write("\n")
+        child.stdin.flush()
+        child.stdout.readline()
+        after = tree_peak_mib(child.pid)
+        child.communicate("\n", timeout=10)
+    assert held > 64 > after > 1
+
+
+def test_the_memory_of_a_process_is_read_in_bytes() -> None:
+    memory = memory_of(os.getpid())
+    assert 1 << 20 < memory.anonymous <= memory.rss
+    assert memory.pss <= memory.rss

@@ -2,10 +2,12 @@
 be checked without one is checked, and by docker compose itself where that is installed."""
 
 import importlib
+import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,20 @@ from tests.deploy.compose_file import (
     services,
 )
 
-ALWAYS = {"migrate", "web", "worker", "courier", "beat", "database", "broker"}
+ALWAYS = {
+    "migrate",
+    "web",
+    "worker",
+    "courier",
+    "importer",
+    "packer",
+    "beat",
+    "database",
+    "broker",
+}
 GPU = {"site", "triton", "agent"}
 DOCKER = Path("deploy/docker")
+MAIN_FILE, SITE_FILE = "docker-compose.yml", "deploy/site-gpu.compose.yml"
 
 
 @pytest.fixture
@@ -50,9 +63,10 @@ def _required() -> list[str]:
     return re.findall(r"\$\{([A-Z_]+):\?", compose_text())
 
 
-def test_docker_compose_accepts_the_file(docker_compose: list[str]) -> None:
+@pytest.mark.parametrize("name", [MAIN_FILE, SITE_FILE])
+def test_docker_compose_accepts_the_file(docker_compose: list[str], name: str) -> None:
     done = subprocess.run(
-        [*docker_compose, "--profile", "gpu", "config", "-q"],
+        [*docker_compose, "-f", str(ROOT / name), "--profile", "gpu", "config", "-q"],
         env=_environment(**_dummies()),
         capture_output=True,
         text=True,
@@ -135,9 +149,9 @@ def test_services_start_after_what_they_need() -> None:
         for name, service in found.items()
     }
     assert needs["migrate"] == {"database": "service_healthy"}
-    for name in ("web", "worker", "courier", "beat"):
+    for name in ("web", "worker", "courier", "importer", "packer", "beat"):
         assert needs[name]["migrate"] == "service_completed_successfully"
-    for name in ("worker", "courier", "beat"):
+    for name in ("worker", "courier", "importer", "packer", "beat"):
         assert needs[name]["broker"] == "service_healthy"
     assert "broker" not in needs["web"], "the broker is a doorbell; pages must do without it"
     healthy = {
@@ -223,9 +237,45 @@ def test_the_agents_configuration_names_the_folders_that_are_mounted(
     config = configuration.load_config(ROOT / DOCKER / "agent.toml")
     volumes = dict(mount.split(":")[:2] for mount in services()["agent"]["volumes"])
     # One volume for both: a version arrives in the repository by one rename.
-    assert config.state_dir.parent == config.triton.repository.parent == Path(volumes["site"])
-    assert config.triton.secret_file.parent == Path(volumes["site-run"])
-    assert services()["triton"]["volumes"][0]["volume"]["subpath"] == config.triton.repository.name
+    (server,) = config.servers
+    assert config.state_dir.parent == server.triton.repository.parent == Path(volumes["site"])
+    assert server.triton.secret_file.parent == Path(volumes["site-run"])
+    subpath = services()["triton"]["volumes"][0]["volume"]["subpath"]
+    assert subpath == server.triton.repository.name
+
+
+def test_a_site_on_a_host_of_its_own_is_the_same_site_without_the_control_plane() -> None:
+    here, alone = services(), services(SITE_FILE)
+    assert set(alone) == GPU
+    for name in GPU:
+        theirs = {key: value for key, value in here[name].items() if key != "profiles"}
+        theirs.pop("networks", None)  # it has the file's own default network
+        text = yaml.safe_dump(theirs, sort_keys=True)
+        moved = text.replace("context: .\n", "context: ..\n").replace("./deploy/docker", "./docker")
+        assert moved == yaml.safe_dump(alone[name], sort_keys=True)
+    for context in {alone[name]["build"]["context"] for name in ("site", "agent")}:
+        assert (ROOT / SITE_FILE).parent.joinpath(context).resolve() == ROOT
+    (script,) = (
+        mount.split(":")[0]
+        for mount in alone["triton"]["volumes"]
+        if isinstance(mount, str) and mount.startswith("./")
+    )
+    assert (ROOT / SITE_FILE).parent.joinpath(script).is_file()
+    # Nothing of the control plane's has to be set on such a host.
+    assert re.findall(r"\$\{([A-Z_]+):\?", compose_text(SITE_FILE)) == []
+    volumes = [yaml.safe_load(compose_text(name))["volumes"] for name in (MAIN_FILE, SITE_FILE)]
+    assert {name: volumes[0][name] for name in ("site", "site-run")} == volumes[1]
+
+
+def test_a_site_is_well_when_all_its_tritons_live() -> None:
+    (check,) = {
+        services(name)["agent"]["healthcheck"]["test"][1] for name in (MAIN_FILE, SITE_FILE)
+    }
+    judge = check.partition(" | ")[2].replace("python ", f"{sys.executable} ", 1)
+    for lives, status in (((True,), 0), ((True, True), 0), ((True, False), 1)):
+        said = json.dumps({"servers": [{"triton": {"live": each}} for each in lives]})
+        done = subprocess.run(["sh", "-c", judge], input=said, text=True, check=False)
+        assert done.returncode == status
 
 
 def test_every_build_finds_its_dockerfile_and_what_it_copies() -> None:

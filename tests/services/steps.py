@@ -5,10 +5,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from controlplane.catalog.models import Version
+from controlplane.domain.gates import Verdict
 from controlplane.domain.policy import StagePolicy
 from controlplane.domain.stages import StageSpec
+from controlplane.rollouts.approvals import approve_rollout, record_verdict
 from controlplane.rollouts.evidence import fresh_within
-from controlplane.rollouts.models import Deployment, DeploymentKind, Rollout
+from controlplane.rollouts.models import Deployment, DeploymentKind, GateVerdict, Rollout
 from controlplane.rollouts.services import advance_rollout, start_rollout
 from tests.factories import ACTOR, make_rollout, make_version, settle
 from tests.fake_agent import FakeAgent
@@ -89,3 +91,36 @@ def stages_of(rollout: Rollout) -> dict[str, str]:
 def silence() -> timedelta:
     """Long enough that a site is no longer fresh."""
     return 2 * fresh_within()
+
+
+def approve(*, rollout_id: int, **by: Any) -> Rollout:
+    rollout = Rollout.objects.get(pk=rollout_id)
+    return approve_rollout(rollout_id=rollout_id, plan_digest=rollout.plan_digest, **by)
+
+
+def fail(agent: FakeAgent, *, now: datetime, code: str = "golden-mismatch") -> None:
+    agent.begin("vad", now=now)
+    agent.report("vad", "failed", now=now, reason_code=code, reason=f"{code} it is")
+
+
+def judge(
+    rollout: Rollout,
+    verdict: Verdict,
+    *,
+    now: datetime,
+    stage: str = "canary",
+    gate: str = "latency",
+    fresh_seconds: float | None = None,
+    reason: str = "p99 of 80 ms",
+) -> GateVerdict:
+    return record_verdict(
+        rollout_id=rollout.pk,
+        stage_name=stage,
+        gate=gate,
+        verdict=verdict,
+        reason=reason,
+        evidence={"requests": 5000},
+        fresh_seconds=fresh_seconds,
+        actor="token:judge",
+        now=now,
+    )

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from controlplane.audit.models import Event
+from controlplane.catalog import services
+from controlplane.catalog.builds import Build
 from controlplane.catalog.models import Blob, Model, Version, VersionFile, VersionState
 from controlplane.catalog.queries import blob_store, manifest_of, missing_digests
 from controlplane.catalog.services import (
@@ -19,6 +21,7 @@ from controlplane.catalog.services import (
     store_blob,
 )
 from controlplane.catalog.store import BlobStore, StoreFull
+from controlplane.catalog.uploads import upload_state
 from controlplane.domain.errors import Conflict, InvalidInput, NotFound
 from tests.factories import ACTOR, version_files
 from tests.factories import manifest_of as manifest_for
@@ -26,6 +29,7 @@ from tests.services.threads import at_once, failures
 
 FILES = version_files("catalogue")
 MODEL_BYTES = FILES["model.py"]
+CONFIG_SHA = hashlib.sha256(FILES["config.pbtxt"]).hexdigest()
 MODEL_SHA = hashlib.sha256(MODEL_BYTES).hexdigest()
 
 
@@ -222,7 +226,9 @@ class TestFinalising:
             finalise_version(version=version, actor=ACTOR, now=now)
 
         assert caught.value.code == "blobs-missing"
-        assert caught.value.extra == {"missing": missing_digests(manifest_of(version))}
+        assert caught.value.extra == {
+            "missing": missing_digests(manifest_of(version), version.model)
+        }
         assert MODEL_SHA not in caught.value.extra["missing"]  # type: ignore[operator]  # a list
         version.refresh_from_db()
         assert version.state == VersionState.UPLOADING
@@ -242,7 +248,64 @@ class TestFinalising:
         put_all(version, now=now)
         other, _ = reserve({**FILES, "model.py": b"other"}, now=now)
 
-        assert missing_digests(manifest_of(other)) == [hashlib.sha256(b"other").hexdigest()]
+        assert missing_digests(manifest_of(other), other.model) == [
+            hashlib.sha256(b"other").hexdigest()
+        ]
+
+    def test_bytes_that_another_model_brought_are_asked_for(
+        self, artifacts: Path, now: datetime
+    ) -> None:
+        """To know a digest is not to have the file."""
+        version, _ = reserve(now=now)
+        put_all(version, now=now)
+        finalise_version(version=version, actor=ACTOR, now=now)
+        stranger, _ = reserve(model="ocr", now=now)
+        digests = sorted(hashlib.sha256(data).hexdigest() for data in FILES.values())
+
+        assert missing_digests(manifest_of(stranger), stranger.model) == digests
+        assert not upload_state(version=stranger, sha256=MODEL_SHA).done
+        with pytest.raises(Conflict) as caught:
+            finalise_version(version=stranger, actor=ACTOR, now=now)
+        assert (caught.value.code, caught.value.extra) == ("blobs-missing", {"missing": digests})
+        with pytest.raises(InvalidInput):
+            put(stranger, b"#" * len(MODEL_BYTES), now=now)
+        assert MODEL_SHA in missing_digests(manifest_of(stranger), stranger.model)
+
+        # Whoever has them sends them; they are kept once.
+        before = sorted(kept(artifacts))
+        assert put(stranger, now=now) is False
+        put_all(stranger, now=now)
+        assert sorted(kept(artifacts)) == before
+        assert finalise_version(version=stranger, actor=ACTOR, now=now).registered_at == now
+
+    def test_no_finding_quotes_bytes_that_were_not_sent(self, now: datetime) -> None:
+        secret = {**FILES, "labels.txt": b"patient 4711: Mustermann\n"}
+        version, _ = reserve(secret, now=now)
+        put_all(version, secret, now=now)
+        golden = version_files("thief")["golden.json"]
+        thief, _ = reserve(
+            {"config.pbtxt": secret["labels.txt"], "golden.json": golden, "model.py": b"x"},
+            model="thief",
+            now=now,
+        )
+        for data in (golden, b"x"):
+            put(thief, data, hashlib.sha256(data).hexdigest(), now=now)
+        with pytest.raises(Conflict) as caught:
+            finalise_version(version=thief, actor=ACTOR, now=now)
+        assert caught.value.code == "blobs-missing"
+        assert "Mustermann" not in str(vars(caught.value))
+
+    def test_what_a_discarded_push_sent_its_models_others_need_not_send(
+        self, now: datetime
+    ) -> None:
+        first, _ = reserve(now=now)
+        put_all(first, now=now)
+        files = {**FILES, "model.py": b"other"}
+        second, _ = reserve(files, now=now)
+        put(second, b"other", hashlib.sha256(b"other").hexdigest(), now=now)
+        discard_upload(version=first, actor=ACTOR, now=now)
+        assert missing_digests(manifest_of(second), second.model) == []
+        assert finalise_version(version=second, actor=ACTOR, now=now).registered_at == now
 
     def test_a_manifest_that_lies_about_the_size_of_bytes_that_are_here_is_not_registered(
         self, now: datetime
@@ -289,6 +352,37 @@ class TestFinalising:
         with pytest.raises(NotFound) as caught:
             finalise_version(version=version, actor=ACTOR, now=now)
         assert caught.value.code == "version-unknown"
+
+    def test_bytes_that_went_with_the_version_are_not_asked_for_again(self, now: datetime) -> None:
+        version, _ = reserve(now=now)
+        put_all(version, now=now)
+        discard_upload(version=Version.objects.get(pk=version.pk), actor=ACTOR, now=now)
+
+        with pytest.raises(NotFound) as caught:
+            finalise_version(version=version, actor=ACTOR, now=now)
+        assert caught.value.code == "version-unknown"
+
+    @pytest.mark.parametrize("discarded", [True, False])
+    def test_bytes_that_go_while_they_are_read_are_said_to_be_gone(
+        self, now: datetime, monkeypatch: pytest.MonkeyPatch, discarded: bool
+    ) -> None:
+        version, _ = reserve(now=now)
+        put_all(version, now=now)
+
+        def read(row: Version) -> list[Build]:
+            found = row.variants.all()
+            assert len(found) == 1  # it had begun
+            if discarded:
+                discard_upload(version=row, actor=ACTOR, now=now)
+            else:
+                blob_store().remove(CONFIG_SHA)
+            with blob_store().local(CONFIG_SHA):
+                raise AssertionError("the file is there still")
+
+        monkeypatch.setattr(services, "check_builds", read)
+        with pytest.raises(NotFound if discarded else Conflict) as caught:
+            finalise_version(version=version, actor=ACTOR, now=now)
+        assert caught.value.code == ("version-unknown" if discarded else "blobs-missing")
 
 
 @pytest.mark.usefixtures("transactional_db")

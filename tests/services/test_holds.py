@@ -8,7 +8,7 @@ import pytest
 from controlplane.audit.models import Event
 from controlplane.catalog.models import Version
 from controlplane.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
-from controlplane.domain.rollout import ResumeChoice, RolloutState
+from controlplane.domain.rollout import ResumeChoice, RolloutState, WaitsFor, waits_for
 from controlplane.fleet.services import create_window
 from controlplane.rollouts.freezes import freeze_sites, lift_freeze, set_budget
 from controlplane.rollouts.planning import plan_rollout
@@ -18,10 +18,8 @@ from controlplane.rollouts.quarantine import (
     release_version,
     unpin_model,
 )
-from controlplane.rollouts.verbs import (
-    resume_rollout,
-    roll_back_rollout,
-)
+from controlplane.rollouts.turning_back import roll_back_rollout
+from controlplane.rollouts.verbs import resume_rollout
 from tests.factories import make_joined_site, make_version, settle
 from tests.fake_agent import FakeAgent
 from tests.services.steps import (
@@ -62,6 +60,21 @@ class TestFreeze:
         assert edge.wishes(now=now) == {}
         assert turn(rollout, now=until).reason_code != "offers-held"
         assert "vad" in edge.wishes(now=until)
+
+    def test_without_an_end_it_waits_for_a_person_and_so_does_a_pin(
+        self, edge: FakeAgent, core: FakeAgent, now: datetime
+    ) -> None:
+        until = now + timedelta(hours=1)
+        freeze_sites(selector={}, until=until, now=now, **BY)
+        freeze_sites(selector={"tier": "edge"}, until=None, now=now, **BY)
+        rollout = running(make_version(now=now), now=now)
+        assert rollout.reason_code == "offers-held"  # core's passes by itself
+
+        turn(rollout, now=until)
+        turn(rollout, core, now=until)
+        turn(rollout, now=until)
+        assert rollout.reason_code == "held-by-person"
+        assert waits_for(RolloutState.RUNNING, rollout.reason_code) is WaitsFor.PERSON
 
     def test_holds_only_the_sites_it_selects(
         self, edge: FakeAgent, core: FakeAgent, now: datetime
@@ -217,7 +230,7 @@ class TestQuarantine:
         with pytest.raises(Forbidden):
             self.quarantine(version, roll_back=True, now=now)
         version.refresh_from_db()
-        assert version.state == "registered", "half of it is not done"
+        assert version.state == "approved", "half of it is not done"
         self.quarantine(version, now=now)
 
     def test_holds_a_planned_rollout_until_it_is_released(

@@ -208,7 +208,12 @@ class TestSession:
         assert caught.value.code == "session-counter-stale"
         event = Event.objects.get(action="agent.counter_stale")
         assert (event.object_id, event.data["accepted"]) == ("edge", 2)
-        assert authenticate_agent(secret=good.secret, now=now)
+        # Nobody can tell which of the two is the copy: neither gets in any more.
+        with pytest.raises(Unauthenticated):
+            authenticate_agent(secret=good.secret, now=now)
+        with pytest.raises(Forbidden) as locked:
+            agent.open_session(now=now)
+        assert locked.value.code == "agent-locked"
 
     def test_a_new_session_ends_the_one_before(self, now: datetime) -> None:
         agent = make_joined_site(now=now)

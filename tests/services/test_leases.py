@@ -8,14 +8,18 @@ from django.conf import settings
 
 from controlplane.domain.admission import BEGIN_WITHIN_SECONDS
 from controlplane.domain.errors import Conflict
+from controlplane.domain.gates import Verdict
 from controlplane.domain.policy import StagePolicy
+from controlplane.domain.rollout import ResumeChoice
 from controlplane.domain.stages import StageSpec
 from controlplane.fleet.models import Site
 from controlplane.fleet.services import create_window
+from controlplane.rollouts.approvals import record_verdict
 from controlplane.rollouts.freezes import freeze_sites, set_budget
 from controlplane.rollouts.models import Deployment, Rollout
 from controlplane.rollouts.quarantine import quarantine_version
-from controlplane.rollouts.verbs import abort_rollout, pause_rollout, roll_back_rollout
+from controlplane.rollouts.turning_back import roll_back_rollout
+from controlplane.rollouts.verbs import abort_rollout, pause_rollout, resume_rollout
 from tests.factories import make_joined_site, make_version
 from tests.fake_agent import FakeAgent
 from tests.services.steps import BY, one_stage, part, running, serving, silence, turn
@@ -159,6 +163,7 @@ class TestMaxUnavailable:
     def test_the_end_of_a_part_frees_its_slot(
         self, phase: str, agents: list[FakeAgent], rollout: Rollout, now: datetime
     ) -> None:
+        rollout.stages.update(policy={"max_unavailable": 1, "failures_tolerated": 1})
         agents[0].begin("vad", now=now)
         agents[0].report("vad", phase, now=now)
 
@@ -226,6 +231,7 @@ class TestMaxUnavailable:
         rollout = running(make_version(now=now), stages, now=now)
         turn(rollout, agents[0], now=now)
         agents[0].report("vad", "succeeded", now=now, healthy=False)
+        rollout.stages.filter(name="a").update(accepted_at=now, accepted_failures=1)
         rollout.stages.filter(name="b").update(state="running")
 
         assert agents[1].ask_lease("vad", now=now).granted
@@ -560,3 +566,111 @@ class TestRaces:
 
             assert failures(at_once(act, [agents[0], "pause"])) == []
             assert not agents[1].ask_lease(name, now=now).granted
+
+
+class TestAFailingGate:
+    """Between its word and the engine's next turn, and after a plain resume."""
+
+    @pytest.fixture
+    def rollout(self, agents: list[FakeAgent], now: datetime) -> Rollout:
+        stages = one_stage(max_unavailable=4, on_failure="pause")
+        return running(make_version(now=now), stages, now=now)
+
+    def fails(self, rollout: Rollout, now: datetime) -> None:
+        record_verdict(
+            rollout_id=rollout.pk,
+            stage_name="all",
+            gate="latency",
+            verdict=Verdict.FAIL,
+            reason="p99 of 80 ms",
+            evidence={},
+            fresh_seconds=None,
+            actor="token:judge",
+            now=now,
+        )
+
+    def test_stops_leases_at_once(
+        self, agents: list[FakeAgent], rollout: Rollout, now: datetime
+    ) -> None:
+        self.fails(rollout, now)
+
+        answer = agents[0].ask_lease("vad", now=now)
+
+        assert (answer.granted, answer.reason_code) == (False, "gate-failed")
+        assert answer.reason == (
+            "stage all: gate latency fails: p99 of 80 ms; nothing begins until somebody decides "
+            "about that"
+        )
+
+    def test_stops_them_after_a_pause_by_a_person_was_lifted(
+        self, agents: list[FakeAgent], rollout: Rollout, now: datetime
+    ) -> None:
+        pause_rollout(rollout_id=rollout.pk, now=now, **BY)
+        self.fails(rollout, now)
+        turn(rollout, now=now)
+        resume_rollout(rollout_id=rollout.pk, now=now, **BY)
+
+        assert agents[0].ask_lease("vad", now=now).reason_code == "gate-failed"
+        turn(rollout, now=now)
+        assert (rollout.state, rollout.pause_code) == ("paused", "gate-failed")
+
+    @pytest.mark.parametrize("choice", [ResumeChoice.ACCEPT, ResumeChoice.RETRY])
+    def test_lets_them_go_on_when_somebody_has_decided(
+        self, choice: ResumeChoice, agents: list[FakeAgent], rollout: Rollout, now: datetime
+    ) -> None:
+        self.fails(rollout, now)
+        turn(rollout, now=now)
+        resume_rollout(rollout_id=rollout.pk, choice=choice, now=now, **BY)
+        assert agents[0].ask_lease("vad", now=now).granted
+
+        self.fails(rollout, now + timedelta(seconds=1))
+        assert agents[1].ask_lease("vad", now=now).reason_code == "gate-failed"
+
+
+class TestAnEarlierStageGoneBad:
+    """Its sites hold the leases of the stages after it, as they hold the start of those."""
+
+    @pytest.fixture
+    def rollout(self, agents: list[FakeAgent], now: datetime) -> Rollout:
+        """The first site serves the version, the others are asked to."""
+        stages = (
+            StageSpec(name="first", soak_seconds=0, sites=frozenset({agents[0].site.name})),
+            StageSpec(name="rest", soak_seconds=0, policy=StagePolicy(max_unavailable=3)),
+        )
+        rollout = running(make_version(now=now), stages, now=now)
+        turn(rollout, agents[0], now=now)
+        assert agents[1].ask_lease("vad", now=now).granted
+        return rollout
+
+    def test_stops_leases_of_a_later_stage_at_once_until_it_is_well(
+        self, agents: list[FakeAgent], rollout: Rollout, now: datetime
+    ) -> None:
+        agents[0].report("vad", "succeeded", now=now, healthy=False, reason="no answer")
+
+        answer = agents[2].ask_lease("vad", now=now)
+        assert (answer.granted, answer.reason_code) == (False, "earlier-stage-unwell")
+        assert answer.reason == (
+            "stage rest waits: in stage first, s-0 (no answer); it goes on when they are healthy, "
+            "or when somebody decides about that"
+        )
+
+        agents[0].report("vad", "succeeded", now=now)
+        assert agents[2].ask_lease("vad", now=now).granted
+
+    def test_stops_them_while_it_is_silent(
+        self, agents: list[FakeAgent], rollout: Rollout, now: datetime
+    ) -> None:
+        now += silence()
+        for agent in agents[1:]:
+            agent.report("vad", "staged", now=now)
+
+        assert agents[2].ask_lease("vad", now=now).reason_code == "earlier-stage-unwell"
+
+    def test_lets_them_go_on_when_somebody_has_accepted_it(
+        self, agents: list[FakeAgent], rollout: Rollout, now: datetime
+    ) -> None:
+        agents[0].report("vad", "succeeded", now=now, healthy=False, reason="no answer")
+        pause_rollout(rollout_id=rollout.pk, now=now, **BY)
+        resume_rollout(rollout_id=rollout.pk, choice=ResumeChoice.ACCEPT, now=now, **BY)
+
+        assert agents[2].ask_lease("vad", now=now).granted

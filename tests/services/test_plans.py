@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from controlplane.catalog.models import Version, VersionState
+from controlplane.catalog.models import ContentClass, Variant, Version, VersionState
 from controlplane.domain.errors import Conflict, InvalidInput
 from controlplane.domain.estimate import ACTIVATION_SECONDS
 from controlplane.domain.policy import StagePolicy
@@ -288,7 +288,7 @@ def test_bytes_and_the_expected_end_come_from_the_links_that_are_stated(now: dat
     make_joined_site("unknown", now=now)
     Site.objects.filter(pk=slow.site.pk).update(downlink_mbit_per_s=1)
     version = make_version(now=now)
-    Version.objects.filter(pk=version.pk).update(size_bytes=10_000_000)
+    Variant.objects.filter(version=version).update(size_bytes=10_000_000)
     stages = (
         StageSpec(name="slow", sites=frozenset({"slow"}), soak_seconds=5),
         StageSpec(name="rest", soak_seconds=7),
@@ -400,9 +400,24 @@ def test_a_plan_takes_as_many_queries_for_many_sites_as_for_few(
 ) -> None:
     version = make_version(now=now)
     make_joined_site(now=now)
-    with django_assert_num_queries(13):
+    with django_assert_num_queries(21):
         planned(version, now=now)
     for _ in range(5):
         give_accelerator(make_joined_site(now=now).site, "NVIDIA L4", now=now)
-    with django_assert_num_queries(13):
+    with django_assert_num_queries(21):
         planned(version, now=now)
+
+
+def test_machine_code_whose_signature_counts_no_more_takes_the_people_that_code_takes(
+    now: datetime,
+) -> None:
+    version = make_version(now=now)
+    make_joined_site(now=now)
+    Version.objects.filter(pk=version.pk).update(content_class=ContentClass.OPAQUE)
+    version.approvals.all()[0].delete()
+
+    with pytest.raises(InvalidInput) as refused:
+        plan_rollout(model_name="vad", version_number=version.number, now=now)
+
+    assert refused.value.code == "version-not-approved"
+    assert "needs 2 approvals" in refused.value.errors[0].message

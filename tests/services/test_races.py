@@ -25,7 +25,8 @@ from controlplane.rollouts import effects, services
 from controlplane.rollouts.models import Deployment, Rollout
 from controlplane.rollouts.reports import ModelReport
 from controlplane.rollouts.services import advance_rollout, start_rollout
-from controlplane.rollouts.verbs import abort_rollout, pause_rollout, roll_back_rollout
+from controlplane.rollouts.turning_back import roll_back_rollout
+from controlplane.rollouts.verbs import abort_rollout, pause_rollout
 from tests.factories import ACTOR, make_joined_site, make_rollout, make_version, settle
 from tests.fake_agent import FakeAgent
 from tests.services.threads import DEADLINE_SECONDS, at_once, failures
@@ -381,3 +382,34 @@ def test_an_abort_that_waits_for_a_report_calls_that_site_back_whole(
     settle(rollout, [edge], now=now + timedelta(seconds=1))
     assert rollout.state == RolloutState.CANCELLED
     assert_wishes_are_true(rollout, [edge], now)
+
+
+@postgres_only
+def test_rollouts_of_two_models_that_turn_back_at_the_same_sites_do_not_deadlock(
+    now: datetime,
+) -> None:
+    """Each calls back sites that were retired meanwhile, and returns the others: the one from the
+    first half and the second, the other from the second half and the first. Taken one set after
+    the other, the locks of one rollout's sites would cross with those of the other's."""
+    agents = [make_joined_site(now=now) for _ in range(8)]
+    halves = agents[:4], agents[4:]
+    for turn in range(6):
+        rollouts = []
+        for name, (removed, reached) in zip(("a", "b"), (halves, halves[::-1]), strict=True):
+            version = make_version(f"model-{name}-{turn}", now=now)
+            rollout = make_rollout(RolloutState.RUNNING, version=version, agents=agents, now=now)
+            rows = Deployment.objects.filter(rollout=rollout)
+            rows.filter(site__in=[agent.site for agent in removed]).update(state="removed")
+            rows.filter(site=reached[0].site).update(state="failed")
+            rollouts.append(rollout)
+
+        results = at_once(
+            lambda rollout: advance_rollout(rollout_id=rollout.pk, now=now, wait=True), rollouts
+        )
+
+        assert failures(results) == []
+        for rollout in rollouts:
+            rollout.refresh_from_db()
+            assert rollout.state == RolloutState.ROLLING_BACK
+            settle(rollout, agents, now=now)
+            assert rollout.state == RolloutState.ROLLED_BACK

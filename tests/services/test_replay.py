@@ -16,12 +16,8 @@ from controlplane.fleet.services import retire_site
 from controlplane.rollouts.history import replayed
 from controlplane.rollouts.models import Deployment, Rollout
 from controlplane.rollouts.services import advance_rollout
-from controlplane.rollouts.verbs import (
-    abort_rollout,
-    pause_rollout,
-    resume_rollout,
-    roll_back_rollout,
-)
+from controlplane.rollouts.turning_back import roll_back_rollout
+from controlplane.rollouts.verbs import abort_rollout, pause_rollout, resume_rollout
 from tests.factories import ACTOR, make_joined_site, make_rollout, make_version, settle
 from tests.fake_agent import FakeAgent
 

@@ -15,7 +15,7 @@ from controlplane.rollouts.models import Deployment, SiteModel
 from controlplane.rollouts.queries import difference, site_may_read, site_statuses
 from controlplane.rollouts.reports import Report, record_report
 from controlplane.rollouts.services import advance_rollout
-from controlplane.rollouts.verbs import roll_back_rollout
+from controlplane.rollouts.turning_back import roll_back_rollout
 from tests.factories import make_joined_site, make_rollout, make_version, settle
 from tests.fake_agent import FakeAgent
 from tests.services.threads import at_once, failures

@@ -16,12 +16,8 @@ from controlplane.domain.stages import StageSpec
 from controlplane.rollouts.evidence import PATIENCE, fresh_within
 from controlplane.rollouts.models import Deployment, DeploymentKind, Rollout, SiteModel
 from controlplane.rollouts.services import advance_rollout, start_rollout
-from controlplane.rollouts.verbs import (
-    abort_rollout,
-    pause_rollout,
-    resume_rollout,
-    roll_back_rollout,
-)
+from controlplane.rollouts.turning_back import roll_back_rollout
+from controlplane.rollouts.verbs import abort_rollout, pause_rollout, resume_rollout
 from tests.factories import ACTOR, make_joined_site, make_rollout, make_site, make_version, settle
 from tests.fake_agent import FakeAgent
 from tests.services.steps import canary_then_rest, one_stage, running, stages_of, turn

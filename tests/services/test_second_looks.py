@@ -11,12 +11,8 @@ from controlplane.fleet.services import restore_site, retire_site
 from controlplane.rollouts.drift import correct_drift
 from controlplane.rollouts.models import SiteModel
 from controlplane.rollouts.quarantine import pin_model, unpin_model
-from controlplane.rollouts.verbs import (
-    abort_rollout,
-    pause_rollout,
-    resume_rollout,
-    roll_back_rollout,
-)
+from controlplane.rollouts.turning_back import roll_back_rollout
+from controlplane.rollouts.verbs import abort_rollout, pause_rollout, resume_rollout
 from tests.factories import ACTOR, make_joined_site, make_version, settle
 from tests.fake_agent import FakeAgent
 from tests.services.steps import (

@@ -11,7 +11,13 @@ from django.test import override_settings
 from controlplane.domain.admission import Instant
 from controlplane.domain.errors import Conflict
 from controlplane.domain.policy import OnFailure, OnSilent, StagePolicy
-from controlplane.domain.rollout import FINAL_ROLLOUT, ResumeChoice, allowed_verbs, resume_choices
+from controlplane.domain.rollout import (
+    FINAL_ROLLOUT,
+    NOTHING_SOUND,
+    ResumeChoice,
+    allowed_verbs,
+    resume_choices,
+)
 from controlplane.domain.rollout import RolloutState as R
 from controlplane.domain.stages import StageSpec
 from controlplane.fleet.identity import touch_lease
@@ -20,7 +26,7 @@ from controlplane.fleet.services import retire_site
 from controlplane.ops.simulation import rows
 from controlplane.ops.simulation.centre import Centre, PlannedStage
 from controlplane.ops.simulation.versions import Version
-from controlplane.rollouts import freezes, quarantine, services, verbs
+from controlplane.rollouts import freezes, quarantine, services, turning_back, verbs
 from controlplane.rollouts.evidence import PATIENCE, fresh_within
 from controlplane.rollouts.leases import LeaseQuestion, request_lease
 from controlplane.rollouts.models import Deployment, DeploymentKind, Rollout, SiteModel
@@ -32,6 +38,7 @@ PHASES = ("downloading", "staged", "proving", "activating", "verifying", "succee
 CODES = ("golden-mismatch", "golden-mismatch", "disk-full")
 BY = {"reason": "the test wants it", "actor": ACTOR}
 LETTERS = "abcdefg"
+NOTHING_TO_DO = ("nothing-soaks", "nothing-failed", "nothing-to-return", NOTHING_SOUND)
 
 
 def _policy(rng: Random) -> StagePolicy:
@@ -144,7 +151,7 @@ class Twins:
             elif verb == "rollback" and self.rng.random() < 0.6:
                 self._return_one(pressed)
             elif verb == "rollback":
-                verbs.roll_back_rollout(**pressed, may_while_frozen=True)  # type: ignore[arg-type]
+                turning_back.roll_back_rollout(**pressed, may_while_frozen=True)  # type: ignore[arg-type]
                 self.centre.roll_back(self.model, self.seconds, "by a person")
             elif verb == "pause":
                 verbs.pause_rollout(**pressed)  # type: ignore[arg-type]
@@ -159,12 +166,12 @@ class Twins:
                 verbs.abort_rollout(**pressed)  # type: ignore[arg-type]
                 self.centre.abort(self.model, self.seconds)
         except Conflict as refused:
-            if refused.code not in ("nothing-soaks", "nothing-failed", "nothing-to-return"):
+            if refused.code not in NOTHING_TO_DO:
                 raise
 
     def _return_one(self, pressed: dict[str, object]) -> None:
         index = self.rng.randrange(len(self.agents))
-        verbs.roll_back_rollout(
+        turning_back.roll_back_rollout(
             **pressed,  # type: ignore[arg-type]
             site_name=self.agents[index].site.name,
             may_while_frozen=True,

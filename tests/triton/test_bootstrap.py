@@ -84,5 +84,6 @@ def test_a_missing_lock_is_named_with_its_cure(checkout: Path):
 def test_a_wrong_name_gets_the_usage_and_makes_nothing(checkout: Path, names: tuple[str, ...]):
     failed = bootstrap(checkout, *names)
     assert failed.returncode == 2
-    assert "usage: bootstrap.py {control-plane|agent|triton|demo-models}" in failed.stderr
+    parts = "control-plane|agent|triton|convert|mlflow|demo-models"
+    assert f"usage: bootstrap.py {{{parts}}}" in failed.stderr
     assert not (checkout / ".venv").exists()

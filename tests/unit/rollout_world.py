@@ -9,23 +9,21 @@ from datetime import datetime, timedelta
 
 from controlplane.domain.admission import BEGIN_WITHIN_SECONDS, Instant
 from controlplane.domain.decide import decide
-from controlplane.domain.policy import StagePolicy
-from controlplane.domain.rollout import (
-    FINAL_ROLLOUT,
+from controlplane.domain.decisions import (
     BeginSoak,
     CountSoak,
     Decision,
     Finish,
     OfferSites,
-    OnConflict,
     PassStage,
-    ResumeChoice,
-    RolloutView,
     StartStage,
 )
+from controlplane.domain.policy import StagePolicy
+from controlplane.domain.rollout import FINAL_ROLLOUT, OnConflict, ResumeChoice
 from controlplane.domain.rollout import DeploymentState as D
 from controlplane.domain.rollout import RolloutState as R
 from controlplane.domain.rollout import StageState as S
+from controlplane.domain.views import RolloutView
 from controlplane.ops.simulation.admissions import is_open
 from controlplane.ops.simulation.centre import Centre, PlannedStage
 from controlplane.ops.simulation.clock import seconds_at
@@ -169,11 +167,19 @@ class StrictCentre(Centre):
                 assert ends <= {D.ROLLED_BACK, D.REMOVED}
         super().apply(rollout, decision, now)
 
-    def offer(self, rollout: Rollout, stage: Stage, count: int, now: float) -> None:
-        for deployment in self.offerable(stage, now)[:count]:
+    def offer(
+        self,
+        rollout: Rollout,
+        stage: Stage,
+        count: int,
+        now: float,
+        *,
+        retries_only: bool = False,
+    ) -> None:
+        for deployment in self.offerable(stage, now, retries_only=retries_only)[:count]:
             assert deployment.site not in self.retired
             assert not self.is_frozen(deployment.site)
-        super().offer(rollout, stage, count, now)
+        super().offer(rollout, stage, count, now, retries_only=retries_only)
         active = sum(is_open(d) for d in stage.deployments)
         assert active <= stage.limits.max_concurrent
 
@@ -191,6 +197,7 @@ class StrictCentre(Centre):
         if isinstance(decision, PassStage):
             enough = stage.soaked_seconds + decision.seconds >= stage.soak_seconds
             assert enough or stage.promoted
+            assert stage.forward[D.SUCCEEDED], "a stage passes with no verified site"
             failed = stage.forward[D.FAILED] + stage.forward[D.TIMED_OUT]
             tolerated = max(stage.limits.failures_tolerated, stage.accepted_failures)
             assert failed <= tolerated
@@ -287,6 +294,9 @@ class World:
     def roll_back(self) -> None:
         self.centre.held_by_person = True
         self.centre.roll_back(self.rollout, self.seconds, "turned back")
+
+    def stop_waiting(self) -> None:
+        self.centre.stop_waiting(self.rollout)
 
     def begin_another(self, on_conflict: OnConflict) -> None:
         self.rollout = self.plan(on_conflict)

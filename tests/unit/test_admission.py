@@ -40,11 +40,29 @@ AGAINST: list[tuple[str, dict[str, Any], str]] = [
         {"stage_state": StageState.PENDING},
         "the files are ready; stage canary has not started",
     ),
+    (
+        "gate-failed",
+        {"gate_fails": "stage canary: gate latency fails: p99 of 80 ms"},
+        "stage canary: gate latency fails: p99 of 80 ms; nothing begins until somebody decides "
+        "about that",
+    ),
+    (
+        "earlier-stage-unwell",
+        {"earlier_unwell": "in stage first, edge-1 (no answer)"},
+        "stage canary waits: in stage first, edge-1 (no answer); it goes on when they are healthy, "
+        "or when somebody decides about that",
+    ),
     ("frozen", {"frozen": "frozen by ann: sale"}, "frozen by ann: sale"),
     (
         "window-closed",
         {"closed": True, "opens_at": NOW + timedelta(hours=2)},
         "the activation window is closed until 2026-11-23 14:00 UTC",
+    ),
+    (
+        "unproven-failures",
+        {"untried": True, "unproven": 3, "failures_tolerated": 2},
+        "in stage canary 3 failed and are not proven since, 2 tolerated; no other site begins "
+        "until they are",
     ),
     ("site-busy", {"busy_with": "ocr"}, "ocr is being activated here; one at a time"),
     (
@@ -111,6 +129,22 @@ def test_the_asking_site_is_the_one_more(unavailable: int, most: int, granted: b
 def test_the_budget(changing: int, limit: int | None, granted: bool) -> None:
     answer = admit(replace(WELL, changing=changing, changing_limit=limit))
     assert isinstance(answer, Granted) is granted
+
+
+@pytest.mark.parametrize(
+    ("facts", "granted"),
+    [
+        ({"untried": True, "unproven": 2, "failures_tolerated": 2}, True),
+        ({"untried": True, "unproven": 1, "failures_tolerated": 0}, False),
+        ({"untried": False, "unproven": 9, "failures_tolerated": 0}, True),  # itself tried again
+        # Who waits has every place that those need for whom it waits.
+        ({"untried": True, "unproven": 3, "retries_blocked": True}, True),
+    ],
+)
+def test_no_site_begins_before_those_that_failed_are_proven(
+    facts: dict[str, Any], granted: bool
+) -> None:
+    assert isinstance(admit(replace(WELL, **facts)), Granted) is granted
 
 
 class TestASlot:

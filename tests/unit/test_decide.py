@@ -6,11 +6,7 @@ from datetime import timedelta
 import pytest
 
 from controlplane.domain.decide import decide
-from controlplane.domain.gates import GateResult, Verdict
-from controlplane.domain.policy import OnFailure, OnSilent, StagePolicy
-from controlplane.domain.rollout import (
-    FINAL_ROLLOUT,
-    INFRASTRUCTURE_CODES,
+from controlplane.domain.decisions import (
     Begin,
     BeginSoak,
     CallBack,
@@ -25,14 +21,17 @@ from controlplane.domain.rollout import (
     RemoveRetired,
     RetryFailed,
     RollBack,
-    RolloutView,
     SkipStage,
     StartStage,
     Wait,
 )
+from controlplane.domain.gates import GateResult, Verdict
+from controlplane.domain.policy import OnFailure, OnSilent, StagePolicy
+from controlplane.domain.rollout import FINAL_ROLLOUT, INFRASTRUCTURE_CODES
 from controlplane.domain.rollout import DeploymentState as D
 from controlplane.domain.rollout import RolloutState as R
 from controlplane.domain.rollout import StageState as S
+from controlplane.domain.views import RolloutView
 from tests.unit.views import FRESH_WITHIN, NOW, note, stage, view
 
 LATER = NOW + timedelta(hours=3)
@@ -441,6 +440,50 @@ CASES = [
         reason=("1 site could not return",),
     ),
     Case(
+        says="those given up by a person are in the cause, and not counted once more",
+        view=view(
+            R.ROLLING_BACK,
+            stage(0, S.FAILED, rollback={D.ROLLED_BACK: 2, D.ROLLBACK_FAILED: 3}, unwaited=2),
+            cause="it failed; not waited for 2 sites",
+        ),
+        decision=Finish,
+        members={
+            "state": R.ROLLBACK_INCOMPLETE,
+            "reason": "it failed; not waited for 2 sites; 1 site could not return",
+        },
+    ),
+    Case(
+        says="none of them but those given up is incomplete still",
+        view=view(
+            R.ROLLING_BACK,
+            stage(0, S.FAILED, rollback={D.ROLLBACK_FAILED: 2}, unwaited=2),
+            cause="it failed; not waited for 2 sites",
+        ),
+        decision=Finish,
+        members={"state": R.ROLLBACK_INCOMPLETE, "reason": "it failed; not waited for 2 sites"},
+    ),
+    Case(
+        says="a site whose version from before is quarantined is told apart from one that failed",
+        view=view(
+            R.ROLLING_BACK,
+            stage(
+                0,
+                S.FAILED,
+                rollback={D.ROLLBACK_FAILED: 2},
+                unsound=1,
+                unsound_notes=(note("edge-1", "version 1 is quarantined"),),
+            ),
+            cause="it failed",
+        ),
+        decision=Finish,
+        members={
+            "state": R.ROLLBACK_INCOMPLETE,
+            "reason": "it failed; 1 site could not return; nothing sound to return to, so it keeps "
+            "what it serves: edge-1 (version 1 is quarantined); release that version with a "
+            "reason, or roll out another",
+        },
+    ),
+    Case(
         says="a rollback does not end incomplete while another site is on its way",
         view=view(
             R.ROLLING_BACK,
@@ -623,6 +666,40 @@ CASES = [
         ),
         decision=Wait,
         members={"reason_code": "paused", "reason": "asked"},
+    ),
+    Case(
+        says="a stage that asks a person does not hide a later one that turns back while paused",
+        view=view(
+            R.PAUSED,
+            stage(0, S.PASSED, forward={D.FAILED: 1}, policy=PAUSES),
+            stage(1, S.RUNNING, forward={D.FAILED: 1}, failed=(note("edge-2"),)),
+            cause="asked",
+        ),
+        decision=RollBack,
+        members={"reason_code": "deployment-failed", "failed_stages": (0, 1)},
+        reason=("stage half: edge-2",),
+    ),
+    Case(
+        says="a stage that asks a person does not hide a gate that turns back while paused",
+        view=view(
+            R.PAUSED,
+            stage(0, S.PASSED, forward={D.FAILED: 1}, policy=PAUSES),
+            stage(1, S.SOAKING, gates=spoke(Verdict.FAIL), **SOAKED),
+            cause="asked",
+        ),
+        decision=RollBack,
+        members={"reason_code": "gate-failed", "failed_stages": (1,)},
+    ),
+    Case(
+        says="a gate that asks a person does not hide a later one that turns back while paused",
+        view=view(
+            R.PAUSED,
+            replace(PASSED, gates=spoke(Verdict.FAIL), policy=PAUSES),
+            stage(1, S.SOAKING, gates=spoke(Verdict.FAIL), **SOAKED),
+            cause="asked",
+        ),
+        decision=RollBack,
+        members={"reason_code": "gate-failed", "failed_stages": (1,)},
     ),
     Case(
         says="what was accepted does not stop it again",
@@ -907,7 +984,181 @@ CASES = [
         decision=Wait,
         members={"reason_code": "deployments-unfinished"},
     ),
+    # Trying again undoes no failure
+    Case(
+        says="while more failed once than are tolerated nobody else is offered the version",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.RUNNING,
+                forward={D.PENDING: 18, D.SUCCEEDED: 2},
+                penalised=2,
+                penalty_until=LATER,
+                retrying=2,
+                policy=StagePolicy(failures_tolerated=1, retries=1, max_concurrent=4),
+            ),
+        ),
+        decision=Wait,
+        members={"reason_code": "unproven-failures"},
+        reason=(
+            "2 of 20 verified",
+            "2 failed and not proven since, 1 tolerated; no other site begins until they are",
+            "2 sites failed and rest until 15:00:00 UTC",
+        ),
+    ),
+    Case(
+        says="as many failed once as are tolerated, and the others go on",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.RUNNING,
+                forward={D.PENDING: 18, D.SUCCEEDED: 2},
+                penalised=1,
+                retrying=1,
+                policy=StagePolicy(failures_tolerated=1, retries=1, max_concurrent=4),
+            ),
+        ),
+        decision=OfferSites,
+        members={"count": 4, "retries_only": False},
+    ),
+    Case(
+        says="those that failed count together, whether they are tried again or not",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.RUNNING,
+                forward={D.PENDING: 18, D.SUCCEEDED: 1, D.FAILED: 1},
+                penalised=1,
+                retrying=1,
+                policy=StagePolicy(failures_tolerated=1, retries=1),
+            ),
+        ),
+        decision=Wait,
+        members={"reason_code": "unproven-failures"},
+    ),
+    Case(
+        says="those that failed are tried again before others begin",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.RUNNING,
+                forward={D.PENDING: 20},
+                penalised=1,
+                retrying=3,
+                retries_ready=2,
+                policy=StagePolicy(failures_tolerated=1, retries=1),
+            ),
+        ),
+        decision=OfferSites,
+        members={"count": 2, "retries_only": True},
+        reason=("offered again to 2 sites",),
+    ),
+    Case(
+        says="the others wait too while those that failed are under way again",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.RUNNING,
+                forward={D.PENDING: 17, D.STAGED: 2, D.OFFERED: 1},
+                retrying=1,
+                unfinished=(note("edge-1", "offered"),),
+            ),
+        ),
+        decision=Wait,
+        members={"reason_code": "unproven-failures"},
+        reason=("1 failed and not proven since, 0 tolerated", "waiting for edge-1 (offered)"),
+    ),
+    Case(
+        says="nobody else waits where all that are left failed before",
+        view=view(
+            R.RUNNING, stage(0, S.RUNNING, forward={D.SUCCEEDED: 1, D.OFFERED: 1}, retrying=1)
+        ),
+        decision=Wait,
+        members={"reason_code": "deployments-unfinished"},
+    ),
+    Case(
+        says="as many as somebody accepted may fail before the others wait",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.RUNNING,
+                forward={D.FAILED: 1, D.PENDING: 3},
+                penalised=1,
+                retrying=1,
+                accepted_at=NOW,
+                accepted_failures=2,
+            ),
+        ),
+        decision=OfferSites,
+        members={"count": 2, "retries_only": False},
+    ),
+    Case(
+        says="what only a person lets go says so",
+        view=view(
+            R.RUNNING,
+            stage(0, S.RUNNING, forward={D.PENDING: 2}, held=2, held_by_person=2),
+        ),
+        decision=Wait,
+        members={"reason_code": "held-by-person"},
+    ),
+    Case(
+        says="what some wait for passes by itself",
+        view=view(
+            R.RUNNING,
+            stage(0, S.RUNNING, forward={D.PENDING: 2}, held=2, held_by_person=1),
+        ),
+        decision=Wait,
+        members={"reason_code": "offers-held"},
+    ),
+    # Nothing came of it
+    Case(
+        says="a rollout that is verified nowhere is no success",
+        view=view(
+            R.RUNNING,
+            stage(0, S.SKIPPED, forward={D.FAILED: 1, D.DEFERRED: 2}, accepted_failures=1),
+            stage(1, S.SKIPPED, forward={D.REJECTED: 1}),
+        ),
+        decision=Finish,
+        members={"state": R.CANCELLED},
+        reason=("version 2 is verified at no site: 1 site failed and 3 sites left the plan",),
+    ),
     # Enough evidence
+    *(
+        Case(
+            says=f"a soaked stage without a verified site waits for one that is {state}, and soaks "
+            "anew",
+            view=view(
+                R.RUNNING,
+                stage(
+                    0,
+                    S.SOAKING,
+                    forward={state: 1, D.REMOVED: 1},
+                    held=held,
+                    held_notes=(note("edge-2", "pinned"),) * held,
+                    held_by_person=held,
+                    soaked_seconds=60,
+                    counted_seconds_ago=1,
+                    promoted=promoted,
+                    policy=StagePolicy(failures_tolerated=1, max_concurrent=1),
+                ),
+            ),
+            decision=Wait,
+            members={"reason_code": code, "soak_anew": 0},
+            reason=("0 of 1 verified",),
+        )
+        for state, held, code in (
+            (D.PENDING, 1, "held-by-person"),
+            (D.OFFERED, 0, "deployments-unfinished"),
+            (D.VERIFYING, 0, "deployments-unfinished"),
+        )
+        for promoted in (False, True)
+    ),
     Case(
         says="a stage that ended with too few successes has failed",
         view=view(
@@ -1135,11 +1386,80 @@ CASES = [
         says="what was accepted of an early stage does not hold a later one",
         view=view(
             R.RUNNING,
-            replace(PASSED, unhealthy=(note("edge-1"),), unhealthy_count=1, accepted_at=NOW),
+            replace(
+                PASSED,
+                unhealthy=(note("edge-1"),),
+                unhealthy_count=1,
+                accepted_at=NOW,
+                accepted_failures=1,
+            ),
             stage(1),
         ),
         decision=StartStage,
         members={"stage": 1},
+    ),
+    Case(
+        says="one more unwell than was accepted of an early stage holds a later one",
+        view=view(
+            R.RUNNING,
+            replace(
+                PASSED,
+                unhealthy=(note("edge-1"), note("edge-2")),
+                unhealthy_count=2,
+                accepted_at=NOW,
+                accepted_failures=1,
+            ),
+            stage(1),
+        ),
+        decision=Wait,
+        members={"reason_code": "earlier-site-unhealthy"},
+        reason=("edge-1, edge-2",),
+    ),
+    Case(
+        says="silence that was accepted of an early stage does not hold a later one",
+        view=view(
+            R.RUNNING,
+            replace(PASSED, stale=(note("edge-1"),), stale_count=1, accepted_at=NOW),
+            stage(1),
+        ),
+        decision=StartStage,
+        members={"stage": 1},
+    ),
+    Case(
+        says="a promotion does not get past more unwell sites than somebody accepted",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.SOAKING,
+                forward={D.SUCCEEDED: 2},
+                counted_seconds_ago=1,
+                unhealthy=(note("edge-1"), note("edge-2")),
+                promoted=True,
+                accepted_at=NOW,
+                accepted_failures=1,
+            ),
+        ),
+        decision=CountSoak,
+        members={"seconds": 0.0},
+    ),
+    Case(
+        says="a promotion gets past the unwell sites that somebody accepted",
+        view=view(
+            R.RUNNING,
+            stage(
+                0,
+                S.SOAKING,
+                forward={D.SUCCEEDED: 2},
+                counted_seconds_ago=1,
+                unhealthy=(note("edge-1"),),
+                promoted=True,
+                accepted_at=NOW,
+                accepted_failures=1,
+            ),
+        ),
+        decision=PassStage,
+        members={},
     ),
     # Ends
     *(
@@ -1166,6 +1486,32 @@ CASES = [
         decision=Wait,
         members={"reason_code": "deployments-unfinished"},
         reason=("all stages passed; waiting for edge-1 (staged)",),
+    ),
+    *(
+        Case(
+            says=f"all stages passed, it says why a site is not tried again yet: {code}",
+            view=view(
+                R.RUNNING,
+                stage(0, S.PASSED, forward={D.SUCCEEDED: 2, D.PENDING: 1}, **why),
+                stage(1, S.PASSED, forward={D.SUCCEEDED: 1}),
+            ),
+            decision=Wait,
+            members={"reason_code": code},
+            reason=("stage canary", words),
+        )
+        for code, why, words in (
+            (
+                "held-by-person",
+                {"held": 1, "held_by_person": 1, "held_notes": (note("edge-1", "pinned"),)},
+                "held: edge-1 (pinned)",
+            ),
+            (
+                "offers-held",
+                {"held": 1, "held_notes": (note("edge-1", "frozen"),)},
+                "held: edge-1 (frozen)",
+            ),
+            ("penalty-box", {"penalised": 1, "penalty_until": LATER}, "until 15:00:00 UTC"),
+        )
     ),
     Case(
         says="a rollout does not end while a site is on its way back",

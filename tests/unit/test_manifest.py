@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from controlplane.domain.errors import InvalidInput
 from controlplane.domain.manifest import (
+    CHUNK_BYTES,
     MAX_FILE_BYTES,
     MAX_FILES,
     SCHEMA,
+    Manifest,
     parse_manifest,
     path_fault,
 )
@@ -37,8 +39,9 @@ def faults(manifest: object) -> list[tuple[str, str]]:
     return [(fault.field, fault.message) for fault in caught.value.errors]
 
 
-def test_the_digest_of_the_golden_manifest_is_the_published_one() -> None:
-    golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
+@pytest.mark.parametrize("name", ["manifest.json", "manifest-chunks.json"])
+def test_the_digest_of_the_golden_manifest_is_the_published_one(name: str) -> None:
+    golden = json.loads(GOLDEN.with_name(name).read_text(encoding="utf-8"))
 
     manifest = parse_manifest(golden["manifest"])
 
@@ -172,6 +175,38 @@ def test_an_empty_file_is_a_file() -> None:
 def test_a_digest_of_another_form_is_refused(digest: object) -> None:
     found = faults(document(MODEL | {"sha256": digest}))
     assert [field for field, _ in found] == ["manifest.files[2].sha256"]
+
+
+BIG = MODEL | {"size": CHUNK_BYTES + 1}
+
+
+def test_digests_of_pieces_are_kept_and_belong_to_the_digest() -> None:
+    pieces = ["4" * 64, "5" * 64]
+    manifest = parse_manifest(document(BIG | {"chunks": pieces}))
+
+    assert manifest.files[2].chunks == tuple(pieces)
+    assert Manifest.of_document(manifest.document()) == manifest
+    assert manifest.document()["files"][2]["chunks"] == pieces  # type: ignore[index]
+    assert manifest.digest != parse_manifest(document(BIG)).digest
+    assert manifest.digest != parse_manifest(document(BIG | {"chunks": pieces[::-1]})).digest
+
+
+@pytest.mark.parametrize(
+    ("size", "chunks"),
+    [
+        (CHUNK_BYTES + 1, ["4" * 64]),
+        (CHUNK_BYTES + 1, ["4" * 64] * 3),
+        (CHUNK_BYTES + 1, ["4" * 64, "x"]),
+        (CHUNK_BYTES + 1, ["4" * 64, 5]),
+        (CHUNK_BYTES + 1, "4" * 64),
+        (CHUNK_BYTES + 1, {"0": "4" * 64}),
+        (30, ["4" * 64]),  # the one piece is the file, whose digest is another
+        (0, ["3" * 64]),
+    ],
+)
+def test_digests_of_pieces_that_do_not_fit_the_file_are_refused(size: int, chunks: object) -> None:
+    found = faults(document(MODEL | {"size": size, "chunks": chunks}))
+    assert [field for field, _ in found] == ["manifest.files[2].chunks"]
 
 
 def test_a_file_that_is_there_twice_is_refused() -> None:

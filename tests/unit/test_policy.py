@@ -15,12 +15,14 @@ from controlplane.domain.policy import (
     OnFailure,
     OnSilent,
     StagePolicy,
+    Switch,
     limit_sentences,
     parse_policy,
     policy_of,
     resolve,
     warnings,
 )
+from controlplane.domain.probation import Probation
 
 
 def parsed(document: object) -> tuple[StagePolicy | None, list[str]]:
@@ -44,6 +46,8 @@ EVERYTHING = StagePolicy(
     approval=True,
     gates=("latency", "errors"),
     inconclusive_seconds=600,
+    switch=Switch.REPLACE,
+    probation=Probation(seconds=60, max_error_rate=0.05, min_requests=20, max_mean_latency_ms=250),
 )
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -19,20 +19,19 @@ from hypothesis.stateful import (
 
 from controlplane.domain.admission import Granted, LeaseFacts, Refused, admit
 from controlplane.domain.decide import decide
+from controlplane.domain.decisions import Decision, StartStage
 from controlplane.domain.policy import OnFailure, OnSilent, StagePolicy
 from controlplane.domain.rollout import (
     FINAL_DEPLOYMENT,
     FINAL_ROLLOUT,
-    Decision,
     OnConflict,
     ResumeChoice,
-    RolloutView,
-    StartStage,
     allowed_verbs,
 )
 from controlplane.domain.rollout import DeploymentState as D
 from controlplane.domain.rollout import RolloutState as R
 from controlplane.domain.rollout import StageState as S
+from controlplane.domain.views import RolloutView
 from controlplane.ops.simulation.book import IllegalStep
 from controlplane.ops.simulation.rows import Deployment
 from controlplane.ops.simulation.site_steps import latest
@@ -180,6 +179,12 @@ class HostileRollout(RuleBasedStateMachine):
         if sure == 0:
             self.world.roll_back()
 
+    @precondition(lambda self: "stop-waiting" in allowed_verbs(self.world.state))
+    @rule(sure=st.integers(0, 2))
+    def a_person_stops_waiting(self, sure: int) -> None:
+        if sure == 0:
+            self.world.stop_waiting()
+
     @rule(
         sure=st.integers(0, 3),
         on_conflict=st.sampled_from([OnConflict.QUEUE, OnConflict.SUPERSEDE]),
@@ -280,6 +285,83 @@ def run(machine: type[HostileRollout], *, phases: tuple[Phase, ...] = tuple(Phas
 
 def test_no_fault_and_no_person_can_make_a_rollout_unsafe_or_endless() -> None:
     run(HostileRollout)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(
+    breaking=st.sets(sites, min_size=5),
+    retries=st.integers(1, 3),
+    tolerated=st.integers(0, 3),
+    max_concurrent=st.sampled_from([None, 1, 2, 5]),
+    max_unavailable=st.integers(1, 4),
+    barrier=st.booleans(),
+    turns=st.lists(st.permutations(range(SITES)), min_size=1, max_size=4),
+)
+def test_retries_let_no_more_sites_fail_than_the_stage_bears(
+    breaking: set[int],
+    retries: int,
+    tolerated: int,
+    max_concurrent: int | None,
+    max_unavailable: int,
+    barrier: bool,
+    turns: list[list[int]],
+) -> None:
+    """By the truth at the sites: at most those tolerated, and those let begin at once, have begun
+    and do not serve the version well, however often each is tried again."""
+    assert unproven_at_most(
+        [SimSite(stage=0, breaks=index in breaking) for index in range(SITES)],
+        StagePolicy(
+            failures_tolerated=tolerated,
+            retries=retries,
+            retry_after_seconds=30.0,
+            max_concurrent=max_concurrent,
+            max_unavailable=max_unavailable,
+        ),
+        barrier=barrier,
+        turns=turns,
+    ) <= (tolerated + max_unavailable)
+
+
+def unproven_at_most(
+    made: list[SimSite],
+    policy: StagePolicy,
+    *,
+    barrier: bool = False,
+    turns: list[list[int]],
+    centre: type[StrictCentre] = StrictCentre,
+) -> int:
+    """How many sites at most had begun and were not proven, until the rollout was over."""
+    world = World(made, stages=1, soak_seconds=0, policy=policy, barrier=barrier, centre=centre)
+    begun: set[int] = set()
+    for site in made:
+        site.began = lambda site: begun.add(site.index)
+    most = 0
+    for turn in range(400):
+        world.advance()
+        if world.state is not R.RUNNING:
+            break
+        world.now += timedelta(seconds=10)
+        for index in turns[turn % len(turns)]:
+            world.run_well(made[index])
+            most = max(most, sum(made[n].serving is not NEW for n in begun))
+    else:
+        raise AssertionError(f"it stays {world.state}")
+    return most
+
+
+class BeginsBesideFailures(StrictCentre):
+    def admit(self, facts: LeaseFacts) -> Granted | Refused:
+        return admit(replace(facts, untried=False))
+
+
+def test_that_property_finds_a_lease_that_looks_past_failures() -> None:
+    made = [SimSite(stage=0, breaks=True) for _ in range(SITES)]
+    policy = StagePolicy(retries=1, max_unavailable=2, retry_after_seconds=30.0)
+
+    assert unproven_at_most(made, policy, turns=[list(range(SITES))]) <= 2
+    made = [SimSite(stage=0, breaks=True) for _ in range(SITES)]
+    spoilt = unproven_at_most(made, policy, turns=[list(range(SITES))], centre=BeginsBesideFailures)
+    assert spoilt > 2
 
 
 def without_failures(view: RolloutView, now: datetime) -> Decision:

@@ -5,14 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from controlplane.domain.policy import StagePolicy
-from controlplane.domain.rollout import (
-    DeploymentState,
-    RolloutState,
-    RolloutView,
-    SiteNote,
-    StageState,
-    StageView,
-)
+from controlplane.domain.rollout import DeploymentState, RolloutState, StageState
+from controlplane.domain.views import RolloutView, SiteNote, StageView
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 FRESH_WITHIN = timedelta(seconds=50)

@@ -97,6 +97,7 @@ def paths(now: datetime) -> list[str]:
         f"/rollouts/{rollout.pk}/pause/", f"/rollouts/{rollout.pk}/rollback/",
         f"/rollouts/{rollout.pk}/rollback/?stage=all", "/freezes/", "/budget/", "/strategies/",
         "/strategies/canary/", "/new-strategy/", f"/sites/{site.name}/retire/",
+        f"/sites/{site.name}/agent/new-key/", f"/sites/{site.name}/agent/unlock/",
         f"/sites/{site.name}/models/{version.model.name}/pin/",
         f"/models/{version.model.name}/{version.number}/quarantine/",
     ]  # fmt: skip

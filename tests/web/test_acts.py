@@ -105,7 +105,7 @@ def test_a_version_is_quarantined_with_or_without_its_rollout_and_released(
     assert "It is quarantined; release it first." in html
     assert olga.post(f"{path}release/", {"reason": "mended"}).status_code == 302
     rollout.version.refresh_from_db()
-    assert rollout.version.state == VersionState.REGISTERED
+    assert rollout.version.state == VersionState.APPROVED
 
 
 def test_who_may_not_freeze_cannot_turn_back_by_a_quarantine_in_a_freeze(

@@ -14,11 +14,11 @@ from controlplane.domain.rollout import DeploymentState, ResumeChoice, RolloutSt
 from controlplane.domain.stages import StageSpec
 from controlplane.domain.windows import DAYS
 from controlplane.fleet.services import create_window
+from controlplane.rollouts.approvals import record_verdict
 from controlplane.rollouts.freezes import freeze_sites
 from controlplane.rollouts.models import Approval, Deployment, Rollout
 from controlplane.rollouts.services import advance_rollout
 from controlplane.rollouts.strategies import create_strategy, find_strategy
-from controlplane.rollouts.verbs import record_verdict
 from tests.factories import ACTOR, make_joined_site, make_rollout, make_version
 from tests.fake_agent import FakeAgent
 from tests.web.conftest import text_of

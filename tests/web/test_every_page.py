@@ -129,7 +129,7 @@ def test_a_page_asks_the_database_as_often_for_200_sites_as_for_10(
     with django_assert_max_num_queries(40) as many:
         assert olga.get(path).status_code == 200
     assert len(many) == len(few)
-    assert len(few) < 18
+    assert len(few) < (28 if name == "version" else 18)
 
 
 def _multiply_sites(rollout: Rollout, count: int, now: datetime) -> None:

@@ -14,12 +14,12 @@ from controlplane.domain.gates import Verdict
 from controlplane.domain.policy import OnFailure, StagePolicy
 from controlplane.domain.rollout import RolloutState
 from controlplane.domain.stages import StageSpec
+from controlplane.rollouts.approvals import record_verdict
 from controlplane.rollouts.freezes import freeze_sites
 from controlplane.rollouts.models import EngineBeat, Rollout
 from controlplane.rollouts.quarantine import pin_model, quarantine_version
 from controlplane.rollouts.services import advance_rollout
 from controlplane.rollouts.strategies import create_strategy
-from controlplane.rollouts.verbs import record_verdict
 from tests.factories import ACTOR, make_joined_site, make_rollout, make_site, make_version
 from tests.fake_agent import FakeAgent
 from tests.web.browser import Open, Visit

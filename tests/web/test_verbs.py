@@ -10,6 +10,7 @@ from controlplane.audit.models import Event
 from controlplane.domain.rollout import VERBS, DeploymentState, RolloutState, StageState
 from controlplane.domain.stages import StageSpec
 from controlplane.rollouts.models import Deployment, Rollout, Stage
+from controlplane.rollouts.services import advance_rollout
 from controlplane.rollouts.verbs import pause_rollout
 from controlplane.web.verbs import CONSOLE_VERBS, Situation, offers, why_not
 from tests.factories import make_joined_site, make_rollout
@@ -77,6 +78,22 @@ def test_a_verb_works_without_script(
     event = Event.objects.filter(action=action).get()
     assert event.actor == "user:olga"
     assert "p99 is up" in event.reason
+
+
+def test_who_does_not_wait_any_longer_says_why_and_is_told_what_follows(
+    olga: Client, rollout: Rollout, now: datetime
+) -> None:
+    olga.post(path_of(rollout, "rollback"), {"reason": "p99 is up"})
+    for headers in ({}, HTMX):
+        html = olga.get(path_of(rollout, "stop-waiting"), headers=headers).content.decode()
+        assert "The rollout ends without 2 sites that are under way." in html
+        assert "each returns to the version it had when it can" in html
+    assert olga.post(path_of(rollout, "stop-waiting"), {"reason": ""}).status_code == 422
+
+    olga.post(path_of(rollout, "stop-waiting"), {"reason": "they loop"})
+    advance_rollout(rollout_id=rollout.pk, now=now)
+    assert state_of(rollout) == RolloutState.ROLLBACK_INCOMPLETE
+    assert "not waited for 2 sites (a, b): by user:olga: they loop" in rollout.reason
 
 
 def test_a_verb_in_the_dialog_sends_the_page_on(olga: Client, rollout: Rollout) -> None:
@@ -158,7 +175,11 @@ def test_the_console_offers_the_verbs_of_the_domain() -> None:
     for state in RolloutState:
         # Nothing but the state speaks against any of them.
         free = Situation(
-            state=state, totals={DeploymentState.FAILED: 1}, soaking="canary", missing=("",)
+            state=state,
+            totals={DeploymentState.FAILED: 1},
+            under_way=1,
+            soaking="canary",
+            missing=("",),
         )
         for verb in CONSOLE_VERBS:
             assert (why_not(verb, free) == "") == (state in VERBS[verb.name])

@@ -1,23 +1,41 @@
 """The GPUs of this machine as NVIDIA's driver tells them. What it does not tell is left out.
 
-The binding (`nvidia-ml-py`) is optional and not imported before it is asked for: without it, or
-without a driver, nobody could look, which is None and not "no GPU".
+Without a driver nobody could look, which is None and not "no GPU". The binding is not imported
+before it is asked for: most of what it holds is of no use here.
 """
 
 from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 _log = logging.getLogger(__name__)
 
 Accelerators = list[dict[str, Any]]
+_Found = TypeVar("_Found")
+
+
+_TEMPERATURE_OF_THE_GPU = 0  # NVML_TEMPERATURE_GPU
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuReading:
+    """How a GPU fares now; `utilization` from 0 to 1, `energy_joules` since the driver started."""
+
+    uuid: str
+    utilization: float | None = None
+    memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None
+    power_watts: float | None = None
+    energy_joules: float | None = None
+    temperature_celsius: float | None = None
 
 
 def load_nvml() -> Any:
-    """The binding. Raises `ImportError` without it."""
     return importlib.import_module("pynvml")
 
 
@@ -30,23 +48,58 @@ class Gpus:
 
     def look(self) -> Accelerators | None:
         """Every GPU with its `uuid` and `name`, and what else is known; None: could not look."""
+        with self._opened() as nvml:
+            return None if nvml is None else self._try(lambda: self._look(nvml))
+
+    def read(self) -> list[GpuReading] | None:
+        """How each GPU fares at this moment; None: could not look."""
+        with self._opened() as nvml:
+            return None if nvml is None else self._try(lambda: self._read_all(nvml))
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
         try:
             nvml = self._load()
-        except ImportError:
-            self._tell("no GPU is looked for: nvidia-ml-py is not installed")
-            return None
-        try:
             nvml.nvmlInit()
-        except Exception as error:  # a missing library, a driver of another version, no device
+        except Exception as error:  # no driver, or one of another version
             self._tell(f"GPUs cannot be looked for: {error}")
-            return None
+            yield None
+            return
         try:
-            return self._look(nvml)
+            yield nvml
+        finally:
+            self._ask("its end", nvml.nvmlShutdown)
+
+    def _try(self, look: Callable[[], _Found]) -> _Found | None:
+        try:
+            return look()
         except Exception as error:
             self._tell(f"the GPUs cannot be told: {error}")
             return None
-        finally:
-            self._ask("its end", nvml.nvmlShutdown)
+
+    def _read_all(self, nvml: Any) -> list[GpuReading]:
+        return [self._read_one(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
+
+    def _read_one(self, nvml: Any, index: int) -> GpuReading:
+        device = nvml.nvmlDeviceGetHandleByIndex(index)
+        memory = self._ask("GPU memory", lambda: nvml.nvmlDeviceGetMemoryInfo(device))
+        rates = self._ask("GPU use", lambda: nvml.nvmlDeviceGetUtilizationRates(device))
+        milliwatts = self._ask("GPU power", lambda: nvml.nvmlDeviceGetPowerUsage(device))
+        millijoules = self._ask(
+            "GPU energy", lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(device)
+        )
+        return GpuReading(
+            uuid=_text(nvml.nvmlDeviceGetUUID(device), 80),
+            utilization=None if rates is None else rates.gpu / 100,
+            memory_used_bytes=None if memory is None else memory.used,
+            memory_total_bytes=None if memory is None else memory.total or None,
+            power_watts=None if milliwatts is None else milliwatts / 1000,
+            energy_joules=None if millijoules is None else millijoules / 1000,
+            temperature_celsius=self._ask(
+                "GPU temperature",
+                lambda: nvml.nvmlDeviceGetTemperature(device, _TEMPERATURE_OF_THE_GPU),
+            ),
+        )
 
     def _look(self, nvml: Any) -> Accelerators:
         driver = self._ask("the driver's version", nvml.nvmlSystemGetDriverVersion)

@@ -1,6 +1,7 @@
-"""Puts the parts of one agent together and runs its two threads.
+"""Puts the parts of one agent together and runs its threads: one per server, one for the centre.
 
-Decides which thread owns which client; knows nothing of command lines.
+Decides which thread owns which client, and that the end of one is the end of all: a supervisor
+starts the process anew. Knows nothing of command lines.
 """
 
 from __future__ import annotations
@@ -10,31 +11,38 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
-from waypost_agent.act import Parts
+from waypost_agent.accelerators import Gpus
 from waypost_agent.board import Board
-from waypost_agent.centre import Blobs, Centre
+from waypost_agent.centre import Centre
 from waypost_agent.clock import SystemClock
-from waypost_agent.config import Config
+from waypost_agent.config import Config, move_records
+from waypost_agent.deliveries import Deliveries
+from waypost_agent.downloads import make_mirrors, serving_mirror
+from waypost_agent.errors import ConfigError
 from waypost_agent.identity import Identity, Membership
-from waypost_agent.inventory import reported_facts
-from waypost_agent.journal import Journal
-from waypost_agent.lease_desk import LeaseDesk
+from waypost_agent.inventory import reported_facts, server_facts
 from waypost_agent.link import Link
-from waypost_agent.loop import Loop
+from waypost_agent.measurement_queue import MeasurementQueue
+from waypost_agent.measurements import Collector, Measuring
 from waypost_agent.meter import MeasuredCentre, Meter
 from waypost_agent.metrics import MetricsServer, metrics_text
+from waypost_agent.pace import Bucket
+from waypost_agent.phases import Plan
 from waypost_agent.ports import Checkpoint
 from waypost_agent.protocol import SUCCEEDED, ModelReport
-from waypost_agent.rollback import RollbackDesk
-from waypost_agent.said import Said
-from waypost_agent.store import Store
-from waypost_agent.systemd import TurningClock, notifier_from
-from waypost_agent.triton import PbtxtCodec, Triton
+from waypost_agent.server import Server, Shared, make_store
+from waypost_agent.servers import owner
+from waypost_agent.systemd import Turning, TurningClock, notifier_from
+from waypost_agent.triton_metrics import TritonMetrics
+from waypost_agent.trust import make_trust
 
 _log = logging.getLogger(__name__)
+_PREPARE_SECONDS = 1.0
+_JOIN_SECONDS = 0.5
 
 
 class Agent:
@@ -46,84 +54,173 @@ class Agent:
         membership: Membership,
         checkpoint: Checkpoint = lambda name: None,
     ) -> None:
+        _check_layout(config)
         self.config = config
-        self.board = Board()
-        self._notifier = notifier_from(os.environ)
-        # Each thread has a clock of its own: only the main thread's turning is a sign of life.
-        clock = TurningClock(SystemClock(), self._notifier)
+        self.board = Board(
+            config.shares, {server.name: server.triton.http_url for server in config.servers}
+        )
         self.meter = Meter(SystemClock())
-        self._link_failed = False
+        self._trust = make_trust(config.trust)
+        self._notifier = notifier_from(os.environ)
+        self._said: dict[str, tuple[ModelReport, ...]] = {}
+        self._died: list[str] = []
+        self._stopping = False
         url = config.centre_url or membership.centre_url
-        self._triton = make_triton(config)
-        # Two clients: the link thread's and, for downloads and leases, the main thread's.
-        centre = make_centre(config, url, self.meter)
-        blobs = Blobs(centre, token=self.board.token, reject_token=self.board.reject_token)
-        leases = LeaseDesk(
-            centre,
-            token=self.board.token,
-            reject_token=self.board.reject_token,
-            call_for_poll=self.board.call_for_poll,
-        )
-        store = make_store(config)
-        journal = Journal(config.state_dir / "journal")
-        self.rollbacks = RollbackDesk(config.state_dir, journal, store, checkpoint)
-        self._said = Said(config.state_dir, clock)
-        parts = Parts(
-            triton=self._triton,
-            codec=PbtxtCodec(),
-            store=store,
-            journal=journal,
-            blobs=blobs,
-            leases=leases,
-            clock=clock,
-            timeouts=config.timeouts,
-            limits=config.limits,
-        )
-        self.loop = Loop(
-            parts,
+        shared = Shared(
+            config=config,
             board=self.board,
+            meter=self.meter,
             belongs_to=f"{membership.site} at {url}",
-            uniform=random.uniform,
             checkpoint=checkpoint,
-            said=self._say,
-            retried=self.meter.retried,
-            orders=self.rollbacks,
+            say=self._say,
+            bucket=Bucket(config.limits.bytes_per_second),
+            mirrors=make_mirrors(config),
+        )
+        # The link's thread turns in its own time: a centre that is slow is no fault of the agent.
+        turning = Turning(self._notifier, [server.name for server in config.servers])
+        self.servers = tuple(
+            Server(
+                server,
+                shared,
+                centre=make_centre(config, url, self.meter),
+                clock=TurningClock(SystemClock(), turning.of(server.name)),
+            )
+            for server in config.servers
+        )
+        waiting = MeasurementQueue(config.state_dir / "measurements", SystemClock())
+        self._measuring = Measuring(
+            Collector(
+                {
+                    server.name: TritonMetrics(server.triton.metrics_url).scrape
+                    for server in config.servers
+                },
+                Gpus().read,
+                SystemClock(),
+            ),
+            waiting,
+            every_seconds=config.measure_seconds,
         )
         self.link = Link(
             make_centre(config, url, self.meter),
             Identity(config.state_dir),
             membership,
             self.board,
-            http_url=config.triton.http_url,
-            inventory=lambda: reported_facts(config.triton.repository),
+            inventory=self._inventory,
             clock=SystemClock(),
             uniform=random.uniform,
             timeouts=config.timeouts,
+            deliveries=Deliveries(waiting, SystemClock(), random.uniform),
         )
+
+    def prepare(self) -> None:
+        """Read what was kept of every server. Raises `ConfigError` for folders that do not fit."""
+        for server in self.servers:
+            server.loop.prepare()
+
+    def cycle(self) -> float:
+        """One look at every server and at most one step at each; the seconds until the next."""
+        return min(server.loop.cycle() for server in self.servers)
+
+    def plan_wished(self) -> list[tuple[str, list[Plan]]]:
+        """The next step of each model by server, with the newest wishes."""
+        return [(server.name, server.loop.plan_wished()) for server in self.servers]
+
+    def server_of(self, model: str) -> Server | None:
+        """The server that a model belongs to, None when it belongs to none."""
+        name = owner(model, self.config.shares)
+        return next((server for server in self.servers if server.name == name), None)
+
+    def reports(self) -> tuple[ModelReport, ...]:
+        """The states of the last cycles."""
+        return self.board.snapshot().models
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; both let the current step finish.
 
-        Raises `RuntimeError` when the link thread died: a supervisor then starts the process anew.
+        Raises `RuntimeError` when a thread died: a supervisor then starts the process anew.
         """
-        self.loop.prepare()
+        prepared = self._prepare_what_can()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop())
         # A daemon: a centre that hangs in a read must not hold up the end of the process.
-        thread = threading.Thread(target=self._run_link, name="link", daemon=True)
-        thread.start()
+        link = threading.Thread(
+            target=self._run_thread, args=("link", self.link.run), name="link", daemon=True
+        )
+        loops = [
+            threading.Thread(
+                target=self._run_thread,
+                args=(server.name or "loop", lambda s=server: self._serve(s, s in prepared)),
+                name=server.name or "loop",
+            )
+            for server in self.servers
+        ]
+        link.start()
+        if self.config.measure_seconds:
+            self._measuring.start()
+        for thread in loops:
+            thread.start()
         self._notifier.ready()
         try:
-            with self._metrics():
-                self.loop.run()
+            with self._metrics(), self._mirror():
+                for thread in loops:
+                    # In slices: a signal that comes as the wait begins would not end it.
+                    while thread.is_alive():
+                        thread.join(_JOIN_SECONDS)
         finally:
             self._notifier.stopping()
             self.link.stop()
-            thread.join(timeout=2.0)
-            self._triton.close()
-        if self._link_failed:
-            raise RuntimeError("the thread that talks to the centre died; its log line says why")
+            link.join(timeout=2.0)
+            for server in self.servers:
+                server.close()
+        if self._died:
+            raise RuntimeError(f"the thread {self._died[0]} died; its log line says why")
         _log.info("stopped; Triton goes on serving")
+
+    def _prepare_what_can(self) -> list[Server]:
+        """A disk that is missing keeps its own server waiting, and no other."""
+        faults = {server.name: fault for server in self.servers if (fault := _prepare(server))}
+        for name, fault in faults.items():
+            _log.error("server %s has to wait: %s", name, fault)
+        if len(faults) == len(self.servers):
+            raise next(iter(faults.values()))
+        return [server for server in self.servers if server.name not in faults]
+
+    def _serve(self, server: Server, is_prepared: bool) -> None:
+        while not is_prepared and not self._stopping:
+            server.clock.monotonic()  # it turns, though there is nothing it can do
+            server.clock.sleep(_PREPARE_SECONDS)
+            is_prepared = _prepare(server) is None
+        if is_prepared:
+            server.loop.run()
+
+    def _run_thread(self, name: str, run: Callable[[], None]) -> None:
+        try:
+            run()
+        except Exception:
+            # Half an agent is worse than one that ends and is started anew.
+            _log.critical("the thread %s ended", name, exc_info=True)
+            self._died.append(name)
+            self.stop()
+
+    def _inventory(self) -> dict[str, Any]:
+        link = self.meter.read()
+        facts = reported_facts(
+            [server.triton.repository for server in self.config.servers],
+            download_bytes_per_second=link.download_bytes_per_second,
+            round_trip_seconds=link.round_trip_seconds,
+        )
+        seen = dict(self.board.snapshot().servers)
+        servers = [
+            server_facts(
+                each,
+                live=seen[each.name].live,
+                version=seen[each.name].version,
+                extensions=seen[each.name].extensions,
+            )
+            for each in self.config.servers
+        ]
+        policy = {"allow_executable": self.config.allow_executable}
+        return {**facts, "servers": servers, "policy": policy, "trust": self._trust.document()}
 
     def metrics_text(self) -> str:
         return metrics_text(self.board.snapshot(), self.meter.read())
@@ -145,40 +242,37 @@ class Agent:
         with server:
             yield
 
-    def _say(self, reports: tuple[ModelReport, ...]) -> None:
-        self._said.write(reports)
-        self._notifier.status(sentence_of(reports))
+    def _mirror(self) -> AbstractContextManager[None]:
+        """Let neighbours fetch what is here, where they may; over stores of its own threads."""
+        return serving_mirror(
+            self.config, [make_store(self.config, server) for server in self.config.servers]
+        )
+
+    def _say(self, name: str, reports: tuple[ModelReport, ...]) -> None:
+        self._said[name] = reports
+        said = [report for name in self.config.shares for report in self._said.get(name, ())]
+        self._notifier.status(sentence_of(tuple(said)))
 
     def stop(self) -> None:
-        self.loop.stop()
+        self._stopping = True
+        self._measuring.stop()
+        for server in self.servers:
+            server.loop.stop()
         self.link.stop()
 
-    def _run_link(self) -> None:
-        try:
-            self.link.run()
-        except Exception:
-            # Without it the site is deaf and mute: better to end and be started anew.
-            _log.critical("the link thread ended", exc_info=True)
-            self._link_failed = True
-            self.stop()
+
+def _check_layout(config: Config) -> None:
+    """Records of before in another folder would be no records: refuse, and say what to move."""
+    if fault := config.left_behind:
+        raise ConfigError(f"state_dir: {fault}; {move_records(config)}")
 
 
-def make_triton(config: Config) -> Triton:
-    return Triton(
-        url=config.triton.grpc_url,
-        secret_key=config.triton.secret_key,
-        secret_file=config.triton.secret_file,
-        call_timeout_seconds=config.timeouts.call_timeout_seconds,
-        infer_timeout_seconds=config.timeouts.infer_timeout_seconds,
-    )
-
-
-def make_store(config: Config) -> Store:
-    return Store(
-        root=config.state_dir,
-        repository=config.triton.repository,
-        limits=config.limits,
-    )
+def _prepare(server: Server) -> ConfigError | OSError | None:
+    try:
+        server.loop.prepare()
+    except (ConfigError, OSError) as error:
+        return error
+    return None
 
 
 def make_centre(config: Config, url: str, meter: Meter) -> Centre:

@@ -28,12 +28,13 @@ from waypost_agent.config import DEFAULT_PATH, LOG_LEVELS, Config, check_url, lo
 from waypost_agent.doctor import FAIL, check_all, check_document, check_lines
 from waypost_agent.doctor.gather import gather
 from waypost_agent.durable import make_folder
-from waypost_agent.errors import AgentError, AnswerError, ConfigError
+from waypost_agent.errors import NO_SERVER, AgentError, AnswerError, ConfigError
 from waypost_agent.identity import Identity, Membership, token_sha256
 from waypost_agent.meter import Meter
-from waypost_agent.plan_view import plan_document, plan_lines
+from waypost_agent.plan_view import site_document, site_lines
 from waypost_agent.rollback import Refused
 from waypost_agent.rollback_command import Outcome, await_agent, carry_out, give_order
+from waypost_agent.servers import unclaimed
 from waypost_agent.status import describe_site, status_lines
 
 DONE, ERROR, USAGE, WAITING, FAILED = 0, 1, 2, 3, 4
@@ -72,7 +73,8 @@ def join(config: Config, url: str, token: str) -> int:
             "enrol",
             {
                 "token": token,
-                "public_key": identity.public_key(),
+                # Whoever has a copy of the key of before must not have the new agent's too.
+                "public_key": identity.next_public_key() if known else identity.public_key(),
                 "agent_version": __version__,
                 "hostname": platform.node(),
             },
@@ -87,7 +89,11 @@ def join(config: Config, url: str, token: str) -> int:
                 token_sha256=token_sha256(token),
             )
         )
+        if known:
+            identity.adopt_next_key()
     print(f"joined {url} as site {enrolment.site}, agent {enrolment.agent}")
+    print(f"the agent's key lies in {config.state_dir} and never leaves this machine")
+    print("next: waypost-agent doctor, then start the service (waypost-agent run)")
     return DONE
 
 
@@ -107,15 +113,15 @@ def once(config: Config, *, as_json: bool) -> int:
     """One poll, then steps until nothing is left to do or everything waits."""
     with only_one(config.state_dir):
         agent = Agent(config, _membership(config))
-        agent.loop.prepare()
+        agent.prepare()
         _poll_or_say(agent)
-        while (rest_seconds := agent.loop.cycle()) < config.timeouts.busy_poll_seconds * 2:
+        while (rest_seconds := agent.cycle()) < config.timeouts.busy_poll_seconds * 2:
             SystemClock().sleep(rest_seconds)
         try:
             agent.link.report()
         except (CentreSilent, CentreProblem, AnswerError) as error:
             print(f"the centre could not be told: {error}", file=sys.stderr)
-        reports = agent.loop.reports()
+        reports = agent.reports()
     if as_json:
         _print_json({"models": [report.document() for report in reports]})
     else:
@@ -133,20 +139,19 @@ def dry_run(config: Config, *, as_json: bool) -> int:
     agent = Agent(config, _membership(config))
     try:
         with only_one(config.state_dir):
-            agent.loop.prepare()
+            agent.prepare()
             _poll_or_say(agent)
-            plans = agent.loop.plan_wished()
+            plans = agent.plan_wished()
     except AnotherAgentRuns:
         # Asking the centre would end the running agent's session; its last wishes are on disk.
         print("an agent is running here; planning from the wishes it holds", file=sys.stderr)
-        agent.loop.prepare()
-        plans = agent.loop.plan_wished()
+        agent.prepare()
+        plans = agent.plan_wished()
+    nobodys = [report for report in agent.reports() if report.reason_code == NO_SERVER]
     if as_json:
-        _print_json({"models": [plan_document(plan) for plan in plans]})
-    elif plans:
-        print("\n".join(plan_lines(plans)))
+        _print_json(site_document(plans, nobodys))
     else:
-        print("nothing is wished of this site")
+        print("\n".join(site_lines(plans, nobodys)))
     return DONE
 
 
@@ -159,19 +164,24 @@ def _poll_or_say(agent: Agent) -> None:
 
 def rollback(config: Config, model: str, reason: str, *, wait_seconds: float) -> int:
     """Put the model back to the verified version before; needs no centre."""
-    agent, clock = Agent(config, _membership(config)), SystemClock()
-    agent.loop.prepare()
+    server, clock = Agent(config, _membership(config)).server_of(model), SystemClock()
+    if server is None:
+        print(f"error: {unclaimed(model, config.shares)}", file=sys.stderr)
+        return ERROR
+    server.loop.prepare()
     try:
-        order = give_order(agent, model, reason)
+        order = give_order(server, model, reason)
     except Refused as error:
         print(f"error: {error}", file=sys.stderr)
         return ERROR
     print(f"{model}: back from version {order.target.version} to {order.back_to.version}")
     try:
         with only_one(config.state_dir):
-            outcome = carry_out(agent, order, clock)
+            outcome = carry_out(
+                server, order, clock, busy_seconds=config.timeouts.busy_poll_seconds * 2
+            )
     except AnotherAgentRuns:
-        outcome = await_agent(agent, order, clock, seconds=wait_seconds)
+        outcome = await_agent(server, order, clock, seconds=wait_seconds)
     return _tell(model, outcome)
 
 
@@ -188,7 +198,7 @@ def _tell(model: str, outcome: Outcome) -> int:
 
 def doctor(config_path: Path, *, as_json: bool) -> int:
     """Check everything this site needs; each finding with its cure."""
-    checks = check_all(gather(config_path))
+    checks = check_all(*gather(config_path))
     if as_json:
         _print_json(check_document(checks))
     else:

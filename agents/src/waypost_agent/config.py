@@ -5,18 +5,31 @@ Decides what a key may be. Knows nothing of what the values are used for.
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from waypost_agent.download_config import (
+    DownloadConfig,
+    MirrorConfig,
+    parse_download,
+    parse_mirror,
+)
 from waypost_agent.errors import ConfigError
 from waypost_agent.limits import Limits
+from waypost_agent.probation import Probation, parse_probation
+from waypost_agent.servers import PATTERN, Shares, fault_of
+from waypost_agent.trust_config import TrustConfig, parse_trust
 
 DEFAULT_PATH = Path("/etc/waypost/agent.toml")
+DRIFT = ("correct", "report")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+_SERVER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _DAY = 86_400
 # The least of each whole number of [limits]. The serving version and the one before it always stay;
@@ -34,17 +47,31 @@ _LONGEST = {"scrub_first_seconds": 366 * _DAY, "scrub_every_seconds": 366 * _DAY
 
 @dataclass(frozen=True, kw_only=True)
 class TritonConfig:
-    """Where this site's Triton is. `http_url` is reported, and asked by `doctor` alone. `user` is
-    the user it runs as (a name or a number) and `backend_directory` where its backends lie: both
-    only let `doctor` say more."""
+    """Where a Triton of this site is. `http_url` is reported, and asked by `doctor` alone. `user`
+    is the user it runs as (a name or a number), which only lets `doctor` say more. A version whose
+    backend is not in `backend_directory` is refused before it is loaded; `metrics_url` is where a
+    version on probation is counted."""
 
     repository: Path
     grpc_url: str = "127.0.0.1:8001"
     http_url: str = "http://127.0.0.1:8000"
+    metrics_url: str = "http://127.0.0.1:8002/metrics"
     secret_key: str = "x-waypost-triton"
     secret_file: Path | None = None
     user: str | None = None
     backend_directory: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """One Triton of the site. `state_dir` is the agent's folder for it; `name` is empty and
+    `models` None for the one server of [triton], `models` None also for the one of [[servers]]
+    that takes what no other takes."""
+
+    triton: TritonConfig
+    state_dir: Path
+    name: str = ""
+    models: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,16 +90,21 @@ class Timeouts:
     read_timeout_seconds: float = 30.0
     retry_first_seconds: float = 1.0
     retry_longest_seconds: float = 60.0
-    link_retry_longest_seconds: float = 600.0
+    link_retry_longest_seconds: float = 120.0
+    poll_shortest_seconds: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """`centre_url` may be left out once the agent has joined. `metrics_port` 0 means: no metrics.
-    `gpu_required`: a site without a visible GPU is at fault, says `doctor`."""
+    `gpu_required`: a site without a visible GPU is at fault, says `doctor`. `allow_executable`:
+    versions that run code of their own may be loaded; nobody can say so but this file.
+    `measure_seconds`: how long an interval is over which the site is measured, 0 for none. `drift`
+    says what becomes of what somebody changed by hand in Triton or in its repository; `probation`
+    holds for wishes that come without one."""
 
     state_dir: Path
-    triton: TritonConfig
+    servers: tuple[ServerConfig, ...]
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()  # noqa: RUF009  # frozen values
     centre_url: str | None = None
@@ -81,6 +113,25 @@ class Config:
     log_level: str = "INFO"
     metrics_port: int = 0
     gpu_required: bool = False
+    allow_executable: bool = False
+    measure_seconds: float = 60.0
+    drift: str = "correct"
+    probation: Probation = Probation()  # noqa: RUF009  # frozen values
+    download: DownloadConfig = DownloadConfig()  # noqa: RUF009
+    mirror: MirrorConfig = MirrorConfig()  # noqa: RUF009
+    trust: TrustConfig = TrustConfig()  # noqa: RUF009
+
+    @property
+    def shares(self) -> Shares:
+        """Which models each server takes, by its name."""
+        return {server.name: server.models for server in self.servers}
+
+    @property
+    def left_behind(self) -> str | None:
+        """What is wrong where the records are still those of one server, and there are several."""
+        if not self.servers[0].name or not (self.state_dir / "journal").exists():
+            return None
+        return f"{self.state_dir} holds the records of the one server of [triton]"
 
 
 def load_config(path: Path) -> Config:
@@ -101,9 +152,8 @@ def load_config(path: Path) -> Config:
 
 def parse_config(document: Mapping[str, Any]) -> Config:
     """Check the keys of the whole file. Raises `ConfigError`."""
-    _refuse_unknown(document, Config, "")
-    triton = _table(document, "triton")
-    _refuse_unknown(triton, TritonConfig, "triton.")
+    _refuse_unknown(document, Config, "", "triton")
+    state_dir = _required_path(document, "state_dir", "")
     timeouts = _table(document, "timeouts")
     _refuse_unknown(timeouts, Timeouts, "timeouts.")
     limits = _table(document, "limits")
@@ -111,44 +161,147 @@ def parse_config(document: Mapping[str, Any]) -> Config:
     if (centre_url := _string(document, "centre_url", "")) is not None:
         check_url(centre_url, allow_plain_http=_boolean(document, "allow_plain_http"))
     return Config(
-        state_dir=_required_path(document, "state_dir", ""),
+        state_dir=state_dir,
+        servers=_servers(document, state_dir),
         centre_url=centre_url,
         ca_file=_path(document, "ca_file", ""),
         allow_plain_http=_boolean(document, "allow_plain_http"),
         log_level=_log_level(document),
         metrics_port=_port(document),
         gpu_required=_boolean(document, "gpu_required"),
-        triton=TritonConfig(
-            repository=_required_path(triton, "repository", "triton."),
-            secret_file=_path(triton, "secret_file", "triton."),
-            backend_directory=_path(triton, "backend_directory", "triton."),
-            **{
-                key: value
-                for key in ("grpc_url", "http_url", "secret_key", "user")
-                if (value := _string(triton, key, "triton.")) is not None
-            },
+        allow_executable=_boolean(document, "allow_executable"),
+        measure_seconds=_measure_seconds(document),
+        drift=_drift(document),
+        probation=_probation(document),
+        trust=parse_trust(_table(document, "trust")),
+        download=(download := _download(document)),
+        mirror=parse_mirror(
+            _table(document, "mirror"),
+            allow_plain_http=_boolean(document, "allow_plain_http"),
+            has_mirrors=bool(download.mirrors),
         ),
         timeouts=Timeouts(**{key: _seconds(timeouts[key], f"timeouts.{key}") for key in timeouts}),
         limits=Limits(**{key: _limit(limits[key], key) for key in limits}),
     )
 
 
-def check_url(url: str, *, allow_plain_http: bool) -> None:
+def _servers(document: Mapping[str, Any], state_dir: Path) -> tuple[ServerConfig, ...]:
+    tables = document.get("servers")
+    if tables is None:
+        triton = _triton(_table(document, "triton"), "triton.", ())
+        return (ServerConfig(triton=triton, state_dir=state_dir),)
+    if "triton" in document:
+        raise ConfigError("triton: is the one server of a site; it cannot stand beside [[servers]]")
+    if not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
+        raise ConfigError("servers: must be a list of tables, each written [[servers]]")
+    if not tables:
+        raise ConfigError("servers: there is none; write one [[servers]] for each Triton")
+    servers = tuple(_server(table, number, state_dir) for number, table in enumerate(tables))
+    _refuse_twice([server.name for server in servers], "name")
+    for key in ("grpc_url", "http_url", "metrics_url"):
+        _refuse_twice([getattr(server.triton, key) for server in servers], key)
+    _refuse_shared_folders(servers)
+    if fault := fault_of({server.name: server.models for server in servers}):
+        raise ConfigError(f"servers: {fault}")
+    return servers
+
+
+def _server(table: Mapping[str, Any], number: int, state_dir: Path) -> ServerConfig:
+    name = _string(table, "name", f"servers[{number}].")
+    if name is None or not _SERVER_NAME.fullmatch(name):
+        raise ConfigError(
+            f"servers[{number}].name: must be up to 64 letters, digits, - and _, it is {name!r}"
+        )
+    where = f"servers.{name}."
+    models = table.get("models")
+    if models is not None and not _are_patterns(models):
+        raise ConfigError(
+            f'{where}models: must be a list of names and patterns such as ["vad", "detect-*"], '
+            f"it is {models!r}"
+        )
+    return ServerConfig(
+        name=name,
+        models=None if models is None else tuple(models),
+        triton=_triton(table, where, ("name", "models")),
+        state_dir=state_dir / "servers" / name,
+    )
+
+
+def _are_patterns(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(each, str) and PATTERN.fullmatch(each) for each in value)
+    )
+
+
+def _refuse_twice(values: Sequence[str], key: str) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise ConfigError(
+                f"servers: two have the {key} {value!r} (the default where none is given); each "
+                "server has its own"
+            )
+
+
+def _refuse_shared_folders(servers: Sequence[ServerConfig]) -> None:
+    for one, other in permutations(servers, 2):
+        ours, theirs = one.triton.repository, other.triton.repository
+        if ours.is_relative_to(theirs):
+            raise ConfigError(
+                f"servers: the repository {ours} of {one.name} lies in {theirs} of {other.name}; "
+                "each server has a folder of its own"
+            )
+
+
+def _triton(table: Mapping[str, Any], where: str, beside: Sequence[str]) -> TritonConfig:
+    """Where one Triton is; `beside` names the keys of the table that are not about that."""
+    _refuse_unknown(table, TritonConfig, where, *beside)
+    return TritonConfig(
+        repository=_required_path(table, "repository", where),
+        secret_file=_path(table, "secret_file", where),
+        backend_directory=_path(table, "backend_directory", where),
+        **{
+            key: value
+            for key in ("grpc_url", "http_url", "secret_key", "user", "metrics_url")
+            if (value := _string(table, key, where)) is not None
+        },
+    )
+
+
+def _download(document: Mapping[str, Any]) -> DownloadConfig:
+    allow = _boolean(document, "allow_plain_http")
+
+    def check(url: str, key: str) -> None:
+        check_url(url, allow_plain_http=allow, key=key)
+
+    return parse_download(_table(document, "download"), check)
+
+
+def move_records(config: Config) -> str:
+    """What to do with the records of one server where there are several now."""
+    return (
+        "stop the agent and move journal, versions, staging, building, quarantine, rollback and "
+        f"said.json to {config.state_dir}/servers/NAME, NAME being who has that repository now"
+    )
+
+
+def check_url(url: str, *, allow_plain_http: bool, key: str = "centre_url") -> None:
     """Raises `ConfigError` unless `url` is one the agent may send its token to."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ConfigError(f"centre_url: {url!r} is not a URL such as https://waypost.example")
+        raise ConfigError(f"{key}: {url!r} is not a URL such as https://waypost.example")
     if parts.username or parts.password:
-        raise ConfigError("centre_url: must not hold a user name or a password")
+        raise ConfigError(f"{key}: must not hold a user name or a password")
     if parts.scheme == "http" and parts.hostname not in _LOOPBACK and not allow_plain_http:
         raise ConfigError(
-            f"centre_url: {url!r} would send tokens in the clear; use https, or set "
+            f"{key}: {url!r} would send tokens in the clear; use https, or set "
             "allow_plain_http = true where the network itself is trusted"
         )
 
 
-def _refuse_unknown(table: Mapping[str, Any], kind: type, where: str) -> None:
-    known = {field.name for field in fields(kind)}
+def _refuse_unknown(table: Mapping[str, Any], kind: type, where: str, *more: str) -> None:
+    known = {field.name for field in fields(kind)} | set(more)
     for key in sorted(set(table) - known):
         raise ConfigError(f"{where}{key}: unknown key; known are {', '.join(sorted(known))}")
 
@@ -186,6 +339,33 @@ def _boolean(table: Mapping[str, Any], key: str) -> bool:
     if not isinstance(value, bool):
         raise ConfigError(f"{key}: must be true or false, it is {value!r}")
     return value
+
+
+def _measure_seconds(document: Mapping[str, Any]) -> float:
+    value = document.get("measure_seconds", Config.measure_seconds)
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    if not known or not (value == 0 or 10 <= value <= 3600):
+        raise ConfigError(
+            "measure_seconds: must be a number of seconds from 10 to 3600, or 0 for no "
+            f"measurements, it is {value!r}"
+        )
+    return float(value)
+
+
+def _drift(document: Mapping[str, Any]) -> str:
+    value = document.get("drift", DRIFT[0])
+    if value not in DRIFT:
+        raise ConfigError(f"drift: must be one of {', '.join(DRIFT)}, it is {value!r}")
+    return str(value)
+
+
+def _probation(document: Mapping[str, Any]) -> Probation:
+    table = _table(document, "probation")
+    _refuse_unknown(table, Probation, "probation.")
+    try:
+        return parse_probation({"seconds": 0, **table})
+    except ValueError as error:
+        raise ConfigError(f"probation.{error}") from error
 
 
 def _whole(value: object, name: str, least: int = 0) -> int:

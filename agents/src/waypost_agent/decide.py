@@ -6,9 +6,27 @@ the step out, looks again and asks again, so a crash anywhere is cured by the ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 
+from waypost_agent.actions import (
+    Action,
+    AskLease,
+    Fetch,
+    GiveUp,
+    MakeRoom,
+    Mend,
+    Prove,
+    Prune,
+    Retire,
+    Settled,
+    Switch,
+    Unload,
+    UnloadCandidate,
+    Verify,
+    Wait,
+)
+from waypost_agent.errors import DRIFT, RULE_CODES, VERSION_CONFLICT
+from waypost_agent.judging import judge, settle
 from waypost_agent.situation import (
     LOADING,
     READY,
@@ -19,117 +37,56 @@ from waypost_agent.situation import (
     Target,
     Wish,
 )
+from waypost_agent.takeover import (
+    MAX_ATTEMPTS,
+    done_by_hand,
+    exhausted,
+    failure_for,
+    has_lease,
+    make_room,
+    must_be_put,
+    put_back,
+)
+from waypost_agent.upkeep import busy, kept, mend, prune
 
-# A version whose proof or switch ended without a verdict this often (server or agent died each
-# time) is given up: one that kills the server must not take the site down for ever.
-MAX_ATTEMPTS = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Action:
-    """One step; `reason` is a sentence for an operator."""
-
-    model: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wait(Action):
-    reason_code: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnloadCandidate(Action):
-    """Unload what a proof left behind and remove its folder."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unload(Action):
-    """Stop serving the model."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Retire(Action):
-    """Forget the committed version of a model that is no longer served."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fetch(Action):
-    target: Target
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mend(Action):
-    """Fetch a sound copy of a version that rotted on disk; `meanwhile` is how the model stands."""
-
-    target: Target
-    is_loaded: bool
-    meanwhile: Settled
-
-
-@dataclass(frozen=True, kw_only=True)
-class AskLease(Action):
-    """Ask the centre whether Triton may be touched with `target` now."""
-
-    target: Target
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prove(Action):
-    target: Target
-
-
-@dataclass(frozen=True, kw_only=True)
-class Switch(Action):
-    """Let the real model serve `target` alone. `restoring`: it is not what is wished."""
-
-    target: Target
-    restoring: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verify(Action):
-    target: Target
-
-
-@dataclass(frozen=True, kw_only=True)
-class GiveUp(Action):
-    """Write down that the wished version failed."""
-
-    target: Target
-    reason_code: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prune(Action):
-    """Remove version folders and leftovers that nothing needs."""
-
-    versions: frozenset[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settled(Action):
-    """Nothing to do. `succeeded` says whether the wish is fulfilled."""
-
-    succeeded: bool
-    reason_code: str
+__all__ = [
+    "MAX_ATTEMPTS",
+    "Action",
+    "AskLease",
+    "Fetch",
+    "GiveUp",
+    "MakeRoom",
+    "Mend",
+    "Prove",
+    "Prune",
+    "Retire",
+    "Settled",
+    "Switch",
+    "Unload",
+    "UnloadCandidate",
+    "Verify",
+    "Wait",
+    "decide",
+    "failure_for",
+    "needs_lease",
+]
 
 
 def decide(wish: Wish, record: Record, seen: Observed) -> Action:
     """The next step for one model, or the question that must be asked before it."""
     action = _next_step(wish, record, seen)
-    if not needs_lease(action, wish, record, seen) or _has_lease(wish, seen):
+    if not needs_lease(action, wish, record, seen) or has_lease(wish, seen):
         return action
     assert wish.target is not None  # only steps towards it need a lease
     committed = record.committed
     if (
-        isinstance(action, Switch)
+        isinstance(action, Switch | MakeRoom)
         and committed is not None
         and seen.holds(committed)
         and seen.ready != {committed.version}
     ):
         # A server that came back without it: users are not left alone until the centre answers.
-        return _switch(wish, record, seen, committed, None)
+        return put_back(wish, record, seen, committed, None)
     if _serves_unheard(record, seen):
         assert committed is not None  # it serves
         return Verify(
@@ -153,6 +110,8 @@ def needs_lease(action: Action, wish: Wish, record: Record, seen: Observed) -> b
     switch that Triton shows as under way need nobody's leave."""
     if not wish.lease_required:
         return False
+    if isinstance(action, MakeRoom):
+        return action.target != record.committed
     if isinstance(action, Switch) and not action.restoring:
         return action.target != record.committed and action.target.version not in seen.ready
     return isinstance(action, Prove)
@@ -166,27 +125,51 @@ def _serves_unheard(record: Record, seen: Observed) -> bool:
     return verdict is None or verdict.version != committed.version
 
 
-def _has_lease(wish: Wish, seen: Observed) -> bool:
-    return seen.lease is not None and seen.lease.covers(wish)
-
-
 def _next_step(wish: Wish, record: Record, seen: Observed) -> Action:
     """The order of these lines is the order of thought."""
     model = wish.model
     if not seen.triton_live:
         return Wait(model=model, reason_code="triton-unreachable", reason=seen.triton_reason)
-    if (busy := _busy(model, model, seen.states)) is not None:
-        return busy
-    candidate_busy = _busy(model, "its candidate", seen.candidate_states)
+    if (wait := busy(model, model, seen.states)) is not None:
+        return _beside_a_hanging_unload(wish, record, seen) or wait
+    candidate_busy = busy(model, "its candidate", seen.candidate_states)
     if candidate_busy is not None:
         # Its load may hang for ever: it holds up what needs its name or its files, nothing else.
         action = _decide_model(wish, record, seen)
         return candidate_busy if isinstance(action, Prove | Fetch) else action
     if seen.candidate_on_disk or READY in seen.candidate_states.values():
-        return UnloadCandidate(
+        return _past_a_folder(wish, record, seen) or UnloadCandidate(
             model=model, reason="a proof was cut short; its candidate is removed first"
         )
     return _decide_model(wish, record, seen)
+
+
+def _past_a_folder(wish: Wish, record: Record, seen: Observed) -> Action | None:
+    """What does not wait until the folder of an unloaded candidate is gone: a disk that takes no
+    writes would keep it there, and nobody would be answered. Verdicts wait: with one the centre
+    gives this site's turn to another."""
+    if READY in seen.candidate_states.values():
+        return None
+    action = _decide_model(wish, record, seen)
+    is_back = isinstance(action, MakeRoom) and action.target == record.committed
+    return action if is_back or isinstance(action, Switch) else None
+
+
+def _beside_a_hanging_unload(wish: Wish, record: Record, seen: Observed) -> Action | None:
+    """What can be loaded where nothing serves, and what can be learnt and told of the version that
+    was put back, while the failed one does not go: measured on 2.51, one whose python process died
+    is unloading for ever."""
+    committed, states = record.committed, seen.states
+    if not seen.ready and LOADING not in states.values():
+        # Nobody is answered. Triton is given its time to let go, and no more than that.
+        action = _decide_model(wish, record, seen)
+        is_free = isinstance(action, Switch) and states.get(action.target.version) != UNLOADING
+        return action if is_free else None
+    is_back = committed is not None and seen.ready == {committed.version}
+    if failure_for(wish, record) is None or not is_back or LOADING in states.values():
+        return None
+    action = _decide_model(wish, record, seen)
+    return action if isinstance(action, Verify | Settled) else None
 
 
 def _decide_model(wish: Wish, record: Record, seen: Observed) -> Action:
@@ -205,38 +188,57 @@ def _decide_model(wish: Wish, record: Record, seen: Observed) -> Action:
         assert failure is not None  # without a failure the goal is the target
         return _nothing_to_fall_back_on(wish, failure, record, seen)
 
-    base = goal if record.trusts(goal) and seen.holds(goal) else record.committed
-    if base is not None and seen.holds(base) and seen.ready != {base.version}:
-        return _switch(wish, record, seen, base, failure)
+    barred = _is_barred(goal, wish, record, seen)
+    is_whole = record.trusts(goal) and seen.holds(goal) and not barred
+    base = goal if is_whole else record.committed
+    by_hand = done_by_hand(wish, record, seen)
+    if by_hand and not wish.corrects_drift:
+        if seen.serving != goal.version:
+            return Settled(model=model, succeeded=False, reason_code=DRIFT, reason=by_hand)
+    elif base is not None and must_be_put(base, goal, wish, record, seen):
+        return put_back(wish, record, seen, base, failure)
+    if barred:
+        return GiveUp(
+            model=model, target=goal, reason_code=seen.fit.reason_code, reason=seen.fit.reason
+        )
     if not seen.holds(goal):
         return _fetch(wish, record, seen, goal)
     if not record.trusts(goal):
-        return _exhausted(wish, record, goal) or Prove(
+        return (
+            exhausted(wish, record, goal)
+            or make_room(wish, record, seen, goal)
+            or Prove(
+                model=model,
+                target=goal,
+                reason=f"version {goal.version} must pass its golden requests before it answers "
+                "users",
+            )
+        )
+    if (unjudged := judge(wish, record, seen, goal)) is not None:
+        return unjudged
+    config_changed = record.config_sha256 not in (None, seen.config_sha256)
+    if config_changed and wish.corrects_drift:
+        return Verify(
             model=model,
             target=goal,
-            reason=f"version {goal.version} must pass its golden requests before it answers users",
+            reason="config.pbtxt was changed by hand; it is written anew once what serves is "
+            "verified",
         )
-    if (verify := _verify(wish, record, seen, goal)) is not None:
-        return verify
-    settled = _settle(wish, record, seen, failure)
-    return _mend(wish, record, seen, settled) or _prune(wish, record, seen) or settled
+    settled = settle(wish, record, seen, failure)
+    if by_hand or config_changed:
+        what = by_hand or "config.pbtxt was changed by hand"
+        settled = replace(
+            settled, reason_code=DRIFT, reason=f"{settled.reason}; {what} and is left"
+        )
+    return mend(wish, record, seen, settled) or prune(wish, record, seen) or settled
 
 
-def _busy(model: str, name: str, states: Mapping[str, str]) -> Wait | None:
-    """Triton's rule: touch nothing of a model that is being loaded or unloaded."""
-    for version, state in sorted(states.items()):
-        if state in (LOADING, UNLOADING):
-            reason = f"Triton is still {state.lower()} version {version} of {name}"
-            return Wait(model=model, reason_code="working", reason=reason)
-    return None
-
-
-def failure_for(wish: Wish, record: Record) -> Failure | None:
-    """The failure that answers this wish, None when there is none or the wish is newer."""
-    failed = record.failed
-    if failed is None or failed.target != wish.target:
-        return None
-    return failed if wish.pair <= (failed.epoch, failed.generation) else None
+def _is_barred(goal: Target, wish: Wish, record: Record, seen: Observed) -> bool:
+    """Whether it cannot live here, or must not by this site's own rule, which says itself whom it
+    spares; of what was proven or served here nobody asks again whether it can."""
+    if not seen.fit.reason_code or goal != wish.target:
+        return False
+    return seen.fit.is_rule or not record.trusts(goal)
 
 
 def _serve_nothing(wish: Wish, record: Record, seen: Observed) -> Action:
@@ -247,7 +249,7 @@ def _serve_nothing(wish: Wish, record: Record, seen: Observed) -> Action:
         )
     if record.committed is not None:
         return Retire(model=wish.model, reason="nothing is served any more; the record follows")
-    return _prune(wish, record, seen) or Settled(
+    return prune(wish, record, seen) or Settled(
         model=wish.model, succeeded=True, reason_code="ok", reason="nothing is served, as wished"
     )
 
@@ -267,45 +269,26 @@ def _stray(record: Record, seen: Observed, goal: Target | None) -> Target | None
 def _nothing_to_fall_back_on(
     wish: Wish, failure: Failure, record: Record, seen: Observed
 ) -> Action:
-    if failure.target.version in seen.ready:
+    # What this site's rules refuse was not loaded for this wish: if it serves, it did before.
+    was_refused = failure.reason_code in RULE_CODES
+    if failure.target.version in seen.ready and not was_refused:
         return Unload(
             model=wish.model,
             reason=f"version {failure.target.version} failed and there is none before it",
         )
-    return _prune(wish, record, seen) or Settled(
+    return prune(wish, record, seen) or Settled(
         model=wish.model, succeeded=False, reason_code=failure.reason_code, reason=failure.reason
-    )
-
-
-def _switch(
-    wish: Wish, record: Record, seen: Observed, base: Target, failure: Failure | None
-) -> Action:
-    if base != record.committed and (given_up := _exhausted(wish, record, base)) is not None:
-        return given_up
-    if base == wish.target:
-        return Switch(
-            model=wish.model,
-            target=base,
-            restoring=False,
-            reason=f"version {base.version} is proven here and not yet the one that serves",
-        )
-    why = "nothing else may serve meanwhile" if failure is None else f"because {failure.reason}"
-    return Switch(
-        model=wish.model,
-        target=base,
-        restoring=True,
-        reason=f"back to version {base.version}, the last verified one, {why}",
     )
 
 
 def _fetch(wish: Wish, record: Record, seen: Observed, goal: Target) -> Action:
     present = seen.installed.get(goal.version)
-    in_use = goal.version in seen.ready | _kept(record)
+    in_use = goal.version in seen.ready | kept(record)
     if in_use and (present is not None or not record.trusts(goal)):
         return GiveUp(
             model=wish.model,
             target=goal,
-            reason_code="version-conflict",
+            reason_code=VERSION_CONFLICT,
             reason=(
                 f"version {goal.version} is in use here with other bytes "
                 f"({present or 'not put there by this agent'}); "
@@ -317,99 +300,3 @@ def _fetch(wish: Wish, record: Record, seen: Observed, goal: Target) -> Action:
         target=goal,
         reason=f"the files of version {goal.version} are not complete on this server",
     )
-
-
-def _exhausted(wish: Wish, record: Record, goal: Target) -> GiveUp | None:
-    begun = record.attempts
-    if begun is None or begun.target != goal or (begun.epoch, begun.generation) != wish.pair:
-        return None
-    if begun.count < MAX_ATTEMPTS:
-        return None
-    return GiveUp(
-        model=wish.model,
-        target=goal,
-        reason_code="candidate-failed",
-        reason=(
-            f"{begun.count} attempts with version {goal.version} ended without a verdict: "
-            "Triton or the agent died each time"
-        ),
-    )
-
-
-def _verify(wish: Wish, record: Record, seen: Observed, goal: Target) -> Verify | None:
-    verdict = seen.verdict
-    if verdict is not None and verdict.version == goal.version and record.committed == goal:
-        return None
-    return Verify(
-        model=wish.model,
-        target=goal,
-        reason=f"version {goal.version} is loaded; its golden requests are replayed on it",
-    )
-
-
-def _settle(wish: Wish, record: Record, seen: Observed, failure: Failure | None) -> Settled:
-    verdict = seen.verdict
-    assert verdict is not None  # _verify asks for one first
-    if failure is not None:
-        restored = verdict.passed
-        return Settled(
-            model=wish.model,
-            succeeded=False,
-            reason_code=failure.reason_code if restored else "restore-failed",
-            reason=failure.reason if restored else f"{failure.reason}; then {verdict.reason}",
-        )
-    if verdict.passed and (damage := seen.damaged.get(verdict.version)) is not None:
-        beside = "is fetched" if verdict.version in seen.unmended else "lies"
-        return Settled(
-            model=wish.model,
-            succeeded=True,
-            reason_code="digest-mismatch",
-            reason=(
-                f"version {verdict.version} serves from memory and answers rightly, but on disk "
-                f"{damage}; a sound copy {beside} beside it for the next load"
-            ),
-        )
-    return Settled(
-        model=wish.model,
-        succeeded=verdict.passed,
-        reason_code=verdict.reason_code,
-        reason=verdict.reason,
-    )
-
-
-def _kept(record: Record) -> frozenset[str]:
-    return frozenset(t.version for t in (record.committed, record.previous) if t is not None)
-
-
-def _needed(wish: Wish, record: Record) -> frozenset[str]:
-    """Versions that stay on disk whatever else goes."""
-    target = None if wish.target is None else wish.target.version
-    return _kept(record) | frozenset(v for v in (target, wish.previous) if v is not None)
-
-
-def _mend(wish: Wish, record: Record, seen: Observed, meanwhile: Settled) -> Mend | None:
-    for version in sorted(seen.damaged.keys() & _needed(wish, record), key=int):
-        is_loaded = version in seen.states and seen.states[version] in (READY, LOADING, UNLOADING)
-        if version not in seen.installed or (is_loaded and version not in seen.unmended):
-            continue
-        return Mend(
-            model=wish.model,
-            target=Target(version=version, digest=seen.installed[version]),
-            is_loaded=is_loaded,
-            meanwhile=meanwhile,
-            reason=f"version {version} rotted on disk: {seen.damaged[version]}",
-        )
-    return None
-
-
-def _prune(wish: Wish, record: Record, seen: Observed) -> Prune | None:
-    if _busy(wish.model, "its candidate", seen.candidate_states) is not None:
-        return None  # its files are among them
-    others = sorted(seen.recorded - _needed(wish, record) - seen.ready, key=int, reverse=True)
-    sound = [version for version in others if version not in seen.damaged]
-    spare = sound[: max(seen.keep_versions - 2, 0)]
-    versions = frozenset(others) - frozenset(spare)
-    if not versions and not seen.leftovers:
-        return None
-    named = ", ".join(sorted(versions | seen.leftovers))
-    return Prune(model=wish.model, versions=versions, reason=f"nothing needs {named} any more")

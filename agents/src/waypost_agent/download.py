@@ -1,7 +1,7 @@
 """Fetches one file by its digest, from where the last attempt was cut, and checks every byte.
 
-Decides from where the next bytes come (this disk before the network) and what to do with too few,
-too many or wrong ones. Knows nothing of models or of HTTP. One connection, in the caller's thread.
+Decides from where the next bytes come (this disk before the network), over how many connections,
+and when a file is given up. Knows nothing of models or of HTTP.
 """
 
 from __future__ import annotations
@@ -9,32 +9,40 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from waypost_agent.clock import Clock
-from waypost_agent.durable import disk_errors, sync_folder
-from waypost_agent.errors import (
-    DIGEST_MISMATCH,
-    DOWNLOAD_FAILED,
-    Paused,
-    Permanent,
-    RangeRefused,
-    Retryable,
+from waypost_agent.chunk_map import Chunk, Patch, cheapest
+from waypost_agent.clock import Clock, SystemClock
+from waypost_agent.connection import (
+    MAX_MISMATCHES,
+    Connection,
+    Faults,
+    NoRanges,
+    fill,
+    read_span,
 )
-from waypost_agent.held import Held
+from waypost_agent.durable import disk_errors, sync_folder
+from waypost_agent.errors import DIGEST_MISMATCH, Paused, Permanent, Retryable
+from waypost_agent.held import Held, Span
 from waypost_agent.limits import Limits
 from waypost_agent.manifest import CHUNK_BYTES, ManifestFile
-from waypost_agent.pace import Bucket, Watchdog
+from waypost_agent.pace import Bucket
 from waypost_agent.partial import Mismatch, Partial
+from waypost_agent.pieces import pieces_of
 from waypost_agent.ports import BlobSource
+from waypost_agent.work import Work
 
 _log = logging.getLogger(__name__)
 
-# Bytes that do not match are either a bad link's work or a wrong file; the first heals.
-MAX_MISMATCHES = 3
-_READ_BYTES = 1 << 20
-_LONGEST_SLEEP = 0.25  # between two questions whether something more urgent waits
+# What one request of several connections asks for: long enough to be worth it, short enough that
+# they end together.
+_LEAST_JOB_BYTES = CHUNK_BYTES
+_MOST_JOB_BYTES = 4 * CHUNK_BYTES
+_LOOK_SECONDS = 0.1  # how often a download over several connections is looked after
 
 
 def hash_file(path: Path) -> str:
@@ -44,7 +52,9 @@ def hash_file(path: Path) -> str:
 
 
 class Downloader:
-    """`source` gives what the disk does not hold; `should_pause` is asked between two pieces."""
+    """`source` gives what the disk does not hold; `should_pause` is asked between two pieces, in
+    the caller's thread. `bucket` is the cap, which several downloaders may share; `link_clock` is
+    the one of the connections' threads, as that of the caller's may be a sign of its life."""
 
     def __init__(
         self,
@@ -53,17 +63,21 @@ class Downloader:
         clock: Clock,
         limits: Limits,
         should_pause: Callable[[], bool],
+        connections: int = 1,
+        bucket: Bucket | None = None,
+        link_clock: Clock | None = None,
     ) -> None:
         self._source = source
         self._clock = clock
         self._limits = limits
         self._should_pause = should_pause
-        self._bucket = Bucket(limits.bytes_per_second)
+        self._connections = connections
+        self._bucket = bucket or Bucket(limits.bytes_per_second)
+        self._link_clock = link_clock or SystemClock()
         self._interrupted: Partial | None = None
         self._unranged: str | None = None
         self._synced_at = clock.monotonic()
         self._told_at = clock.monotonic()
-        self._asked_network = False
 
     def fetch(
         self,
@@ -74,182 +88,239 @@ class Downloader:
         held: Held,
         set_aside: Callable[[Path, str], None],
         progress: Callable[[int], None] = lambda received: None,
+        chunk_map: tuple[Chunk, ...] = (),
+        refuse: Callable[[], None] = lambda: None,
     ) -> None:
         """Put the verified bytes of `file` at `destination`, durably.
 
         `partial` keeps what arrived for the next attempt, whatever happens; `set_aside` takes a
-        whole file away that is not the right one, with the reason. Raises `Retryable`, `Paused`,
-        and `Permanent` (`digest-mismatch`) after `MAX_MISMATCHES`.
+        whole file away that is not the right one, with the reason. `chunk_map` is a hint: when it
+        does not lead to the file, the manifest alone does. `refuse` is called before the network
+        is used and as each chunk ends, in any thread, and may raise `Retryable`. Raises that,
+        `Paused`, and `Permanent` (`digest-mismatch`) after `MAX_MISMATCHES`.
         """
+        task = _Task(
+            file=file,
+            path=partial,
+            held=held,
+            set_aside=set_aside,
+            progress=progress,
+            refuse=refuse,
+        )
         with disk_errors(f"writing {file.path} of {file.size} bytes", at=partial.parent):
-            for attempt in range(1, MAX_MISMATCHES + 1):
-                try:
-                    self._complete(partial, file, held, set_aside, progress)
-                    break
-                except Mismatch as error:
-                    _log.warning("%s %s", file.path, error)
-                    if attempt == MAX_MISMATCHES:
-                        partial.unlink(missing_ok=True)
-                        raise Permanent(
-                            DIGEST_MISMATCH,
-                            f"{file.path}: {error}, {MAX_MISMATCHES} times in a row",
-                        ) from error
+            if not chunk_map or not self._complete_by_map(task, chunk_map):
+                self._complete_by_manifest(task)
             os.rename(partial, destination)
             sync_folder(destination.parent)
 
-    def _complete(
-        self,
-        path: Path,
-        file: ManifestFile,
-        held: Held,
-        set_aside: Callable[[Path, str], None],
-        progress: Callable[[int], None],
-    ) -> None:
-        """Raises `Mismatch` when bytes from the network were wrong; those of this disk only cost
-        the question to the network."""
-        self._asked_network = False
-        growing = self._open(path, file)
+    def _complete_by_map(self, task: _Task, chunks: tuple[Chunk, ...]) -> bool:
         try:
-            growing.catch_up(self._should_pause)
-            while growing.received < file.size:
-                self._fill(growing, held, progress)
+            # One less: what the map says may be at fault, and the manifest is tried after it.
+            self._complete(task, chunks, MAX_MISMATCHES - 1, is_trusted=False)
+        except Mismatch as error:
+            _log.warning("the chunk map of %s is of no use: it %s", task.file.path, error)
+            return False
+        return True
+
+    def _complete_by_manifest(self, task: _Task) -> None:
+        file = task.file
+        if file.size == 0 and file.sha256 != hashlib.sha256(b"").hexdigest():
+            raise Permanent(DIGEST_MISMATCH, f"{file.path} is empty, {file.sha256} is not")
+        try:
+            self._complete(task, pieces_of(file), MAX_MISMATCHES, is_trusted=True)
+        except Mismatch as error:
+            task.path.unlink(missing_ok=True)
+            raise Permanent(
+                DIGEST_MISMATCH, f"{file.path}: {error}, {MAX_MISMATCHES} times in a row"
+            ) from error
+
+    def _complete(
+        self, task: _Task, chunks: tuple[Chunk, ...], most_mismatches: int, *, is_trusted: bool
+    ) -> None:
+        """Raises `Mismatch` when a chunk came wrong so often, or the file is wrong in the end."""
+        growing = self._open(task, chunks)
+        try:
+            self._catch_up(task, growing)
+            self._take_held(task, growing)
+            self._take_rest(task, growing, Faults(most_mismatches))
             growing.sync()
-            growing.check()
+            if not is_trusted:
+                growing.check(self._should_pause)
         except (Paused, Retryable):
             self._interrupted = growing
             raise
-        except Mismatch as error:
-            if growing.received == file.size:
-                set_aside(path, f"{file.path} {error}")
-            if self._asked_network:
-                raise
-        else:
-            return
         finally:
             growing.close()
-        self._complete(path, file, held, set_aside, progress)
 
-    def _open(self, path: Path, file: ManifestFile) -> Partial:
+    def _open(self, task: _Task, chunks: tuple[Chunk, ...]) -> Partial:
         growing, self._interrupted = self._interrupted, None
-        if growing is None or (growing.path, growing.file) != (path, file):
-            growing = Partial(path, file)
+        same = growing is not None and (growing.path, growing.file) == (task.path, task.file)
+        if growing is None or not same or not growing.cut_again(chunks):
+            growing = Partial(task.path, task.file, chunks)
         growing.open()
         return growing
 
-    def _fill(self, growing: Partial, held: Held, progress: Callable[[int], None]) -> None:
-        """Some more bytes: from a file like it, from a piece like it, else from the network."""
-        file, at = growing.file, growing.received
-        if (path := held.take_file(file)) is not None:
-            if at == 0 and growing.clone_from(path):
-                growing.catch_up(self._should_pause)
-                return
-            self._add(growing, _read(path, at, file.size - at), progress)
-        elif (span := held.find_chunk(file, at)) is not None:
-            try:
-                self._add(growing, _read(span.path, span.offset, span.length), progress)
-            except Mismatch as error:
-                _log.warning("a piece held in %s is of no use: it %s", span.path, error)
-            if growing.received <= at:
-                held.forget_chunk(file, at)
-        else:
-            self._receive(growing, held.end_of_gap(file, at), progress)
+    # What this disk has
 
-    def _receive(self, growing: Partial, end: int, progress: Callable[[int], None]) -> None:
-        """The bytes up to `end` from the source."""
-        file, at = growing.file, growing.received
-        self._asked_network = True
-        offset = 0 if self._unranged == file.sha256 else at
-        until = None if end == file.size or offset < at else end
+    def _catch_up(self, task: _Task, growing: Partial) -> None:
         try:
-            with self._source.open_blob(file.sha256, offset, until) as part:
-                if part.total_bytes != file.size:
-                    raise Retryable(
-                        DOWNLOAD_FAILED,
-                        f"{file.path} has {part.total_bytes} bytes in the answer, "
-                        f"{file.size} in the manifest",
-                    )
-                # A source without ranges sends the whole again: what is here is read past.
-                arriving = _without_first(at - part.offset, self._paced(part.chunks))
-                self._add(growing, _bounded(arriving, end - at, is_all=end == file.size), progress)
-        except RangeRefused:
-            if offset == 0:
-                raise
-            self._unranged = file.sha256
-            return
-        if growing.received < end:
-            raise Retryable(
-                DOWNLOAD_FAILED, f"{file.path} broke off after {growing.received} of {file.size}"
-            )
+            growing.catch_up(self._should_pause)
+        except Mismatch as error:
+            task.put_aside(growing, error)
 
-    def _add(
-        self, growing: Partial, pieces: Iterator[bytes], progress: Callable[[int], None]
-    ) -> None:
-        for data in pieces:
-            growing.write(data)
-            now = self._clock.monotonic()
-            if (
-                growing.unsynced_bytes >= CHUNK_BYTES
-                and now - self._synced_at >= self._limits.sync_seconds
-            ):
-                growing.sync()
-                self._synced_at = now
-            if now - self._told_at >= self._limits.progress_seconds:
-                self._told_at = now
-                progress(growing.received)
-            if growing.received < growing.file.size and self._should_pause():
+    def _take_held(self, task: _Task, growing: Partial) -> None:
+        """A file like it, and pieces like its own."""
+        held, file = task.held, task.file
+        while growing.received < file.size and (path := held.take_file(file)) is not None:
+            if growing.received == 0 and growing.clone_from(path):
+                self._catch_up(task, growing)
+                continue
+            for index, chunk in enumerate(growing.chunks):
+                span = Span(path=path, offset=chunk.offset, length=chunk.length)
+                self._copy(task, growing, index, span)
+        if growing.received == file.size or len(growing.chunks) == 1:
+            return
+        held.look_for(growing.chunks)
+        for index, chunk in enumerate(growing.chunks):
+            while growing.is_missing(index) and (found := held.find(chunk.sha256)) is not None:
+                self._copy(task, growing, index, found)
+                if growing.is_missing(index):
+                    held.forget(chunk.sha256)
+
+    def _copy(self, task: _Task, growing: Partial, index: int, span: Span) -> None:
+        """As much of a chunk as is missing and can be read; nothing when it is wrong."""
+        arrived = growing.arrived(index)
+        left = growing.chunks[index].length - arrived
+        rest = Span(path=span.path, offset=span.offset + arrived, length=left)
+        try:
+            fill(growing, index, read_span(rest), lambda _: self._tend(task, growing))
+        except Mismatch as error:
+            _log.warning("what is held in %s is of no use: it %s", span.path, error)
+            task.put_aside(growing, error)
+
+    # What it has not
+
+    def _take_rest(self, task: _Task, growing: Partial, faults: Faults) -> None:
+        file = task.file
+        if growing.received == file.size:
+            return
+        task.refuse()
+        missing = file.size - growing.received
+        count = min(self._connections, -(-missing // _LEAST_JOB_BYTES), len(growing.chunks))
+        if count > 1 and self._unranged != file.sha256:
+            try:
+                self._fetch_over(count, task, growing, faults)
+            except NoRanges:
+                self._unranged = file.sha256
+        if growing.received < file.size:
+            alone = self._connection(task, growing, faults, lambda: self._tend(task, growing))
+            try:
+                alone.carry_out(self._work(task, growing, None))
+            finally:
+                self._unranged = file.sha256 if alone.is_unranged else None
+
+    def _fetch_over(self, count: int, task: _Task, growing: Partial, faults: Faults) -> None:
+        """Over so many connections, each with a thread of its own. What one of them raises ends
+        the others at their next piece; nothing that came is lost."""
+        missing = task.file.size - growing.received
+        most_bytes = min(max(missing // (2 * count), _LEAST_JOB_BYTES), _MOST_JOB_BYTES)
+        work = self._work(task, growing, most_bytes)
+        stopping = threading.Event()
+        ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+        def between() -> None:
+            if stopping.is_set():
                 raise Paused
 
-    def _paced(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        """The same, no faster than the cap. Raises `Retryable` when next to nothing comes."""
-        limits, clock = self._limits, self._clock
-        watchdog = Watchdog(
-            bytes_per_second=limits.stall_bytes_per_second, seconds=limits.stall_seconds
+        def run() -> None:
+            try:
+                self._connection(task, growing, faults, between, self._link_clock).carry_out(work)
+            except BaseException as error:
+                ended.put(error)
+            else:
+                ended.put(None)
+
+        names = [f"download-{number}" for number in range(1, count + 1)]
+        threads = [threading.Thread(target=run, name=name, daemon=True) for name in names]
+        for thread in threads:
+            thread.start()
+        try:
+            while count > 0:
+                try:
+                    error = ended.get(timeout=_LOOK_SECONDS)
+                except queue.Empty:
+                    self._tend(task, growing)
+                    continue
+                count -= 1
+                if error is not None:
+                    raise error
+        finally:
+            stopping.set()
+            for thread in threads:
+                thread.join()
+
+    def _work(self, task: _Task, growing: Partial, most_bytes: int | None) -> Work:
+        def holds(sha256: str) -> bool:
+            return task.held.find(sha256) is not None
+
+        def patch_of(index: int) -> Patch | None:
+            return cheapest(growing.chunks[index], holds)
+
+        return Work(growing, patch_of=patch_of, most_bytes=most_bytes)
+
+    def _connection(
+        self,
+        task: _Task,
+        growing: Partial,
+        faults: Faults,
+        between: Callable[[], None],
+        clock: Clock | None = None,
+    ) -> Connection:
+        """`clock` for one of several; without it, the only one, in the caller's thread."""
+        return Connection(
+            self._source,
+            growing,
+            clock=clock or self._clock,
+            limits=self._limits,
+            bucket=self._bucket,
+            faults=faults,
+            between=between,
+            refuse=task.refuse,
+            base_of=task.held.find,
+            set_aside=lambda error: task.put_aside(growing, error),
+            is_alone=clock is None,
+            is_unranged=self._unranged == task.file.sha256,
         )
-        while True:
-            while (wait := self._bucket.seconds_to_wait(clock.monotonic())) > 0:
-                clock.sleep(min(wait, _LONGEST_SLEEP))
-                if self._should_pause():
-                    raise Paused
-            before = clock.monotonic()
-            if (data := next(chunks, None)) is None:
-                return
-            now = clock.monotonic()
-            self._bucket.take(len(data), now)
-            yield data
-            if watchdog.is_stalled(now - before, len(data)):
-                raise Retryable(
-                    DOWNLOAD_FAILED,
-                    f"the connection stalled: {watchdog.received} bytes in "
-                    f"{watchdog.waited:.0f} s; it is dropped and made anew",
-                )
+
+    def _tend(self, task: _Task, growing: Partial) -> None:
+        """Make durable what came, say how far it is, and make way."""
+        now = self._clock.monotonic()
+        if (
+            growing.unsynced_bytes >= CHUNK_BYTES
+            and now - self._synced_at >= self._limits.sync_seconds
+        ):
+            growing.sync()
+            self._synced_at = now
+        if now - self._told_at >= self._limits.progress_seconds:
+            self._told_at = now
+            task.progress(growing.received)
+        if growing.received < task.file.size and self._should_pause():
+            raise Paused
 
 
-def _read(path: Path, offset: int, length: int) -> Iterator[bytes]:
-    """Bytes of a file on this disk; fewer when it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(offset)
-            while length > 0 and (data := file.read(min(length, _READ_BYTES))):
-                length -= len(data)
-                yield data
-    except OSError as error:
-        _log.warning("%s cannot be read: %s", path, error.strerror)
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """One call of `fetch`."""
 
+    file: ManifestFile
+    path: Path
+    held: Held
+    set_aside: Callable[[Path, str], None]
+    progress: Callable[[int], None]
+    refuse: Callable[[], None]
 
-def _without_first(count: int, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    for data in pieces:
-        if len(data) > count:
-            yield data[count:]
-        count = max(count - len(data), 0)
-
-
-def _bounded(pieces: Iterator[bytes], limit: int, *, is_all: bool) -> Iterator[bytes]:
-    """At most `limit` bytes. When the file ends there, one more is a lie: it must not fill a disk,
-    nor be dropped in silence."""
-    for data in pieces:
-        if len(data) > limit and is_all:
-            raise Mismatch("has more bytes than the manifest says")
-        yield data[:limit]
-        limit -= len(data)
-        if limit <= 0 and not is_all:
-            return
+    def put_aside(self, growing: Partial, error: Mismatch) -> None:
+        """Begin anew when the file came whole and is another."""
+        if error.is_all:
+            self.set_aside(self.path, f"{self.file.path} {error}")
+            growing.reopen()

@@ -16,6 +16,7 @@ CONFIG_INVALID = "config-invalid"
 MANIFEST_INVALID = "manifest-invalid"
 DISK_FULL = "disk-full"
 DOWNLOAD_FAILED = "download-failed"
+WINDOW_CLOSED = "window-closed"
 TRITON_UNREACHABLE = "triton-unreachable"
 CANDIDATE_FAILED = "candidate-failed"
 RESTORE_FAILED = "restore-failed"
@@ -28,8 +29,23 @@ LEASE_UNREACHABLE = "lease-unreachable"
 LEASE_LAPSED = "lease-lapsed"
 WISH_SUPERSEDED = "wish-superseded"
 ROLLED_BACK = "rolled-back-locally"
+NO_SERVER = "no-server"
+REPLACING = "replacing"
+PROBATION_FAILED = "probation-failed"
+MEMORY_INSUFFICIENT = "memory-insufficient"
+HARDWARE_INCOMPATIBLE = "hardware-incompatible"
+TRITON_TOO_OLD = "triton-too-old"
+BACKEND_MISSING = "backend-missing"
+EXECUTABLE_REFUSED = "executable-refused"
+BUNDLE_REFUSED = "bundle-refused"
+SIGNATURE_MISSING = "signature-missing"
+SIGNATURE_INVALID = "signature-invalid"
 STOPPING = "stopping"
+DRIFT = "drift"
+PROBATION = "probation"
 WORKING = "working"
+# By them a site's own rules refuse a version.
+RULE_CODES = frozenset({EXECUTABLE_REFUSED, BUNDLE_REFUSED, SIGNATURE_MISSING, SIGNATURE_INVALID})
 
 
 class AgentError(Exception):
@@ -51,6 +67,14 @@ class Retryable(AgentError):
 
 class RangeRefused(Retryable):
     """The source does not give a file from the byte that was asked for; it may give the whole."""
+
+
+class BlobUnknown(Retryable):
+    """The source answered, and does not give this file; another one may."""
+
+
+class WindowClosed(Retryable):
+    """No bytes are fetched at this hour, by the site's own rule; nothing is wrong."""
 
 
 class LeaseRefused(Retryable):

@@ -8,20 +8,44 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 
+from waypost_agent.chunk_maps import ChunkMaps, read_map
 from waypost_agent.clock import Clock
 from waypost_agent.download import Downloader
-from waypost_agent.errors import DIGEST_MISMATCH, Permanent, Retryable
+from waypost_agent.errors import (
+    DIGEST_MISMATCH,
+    WINDOW_CLOSED,
+    Permanent,
+    Retryable,
+    WindowClosed,
+)
 from waypost_agent.limits import Limits
 from waypost_agent.manifest import Manifest
-from waypost_agent.ports import BlobSource, Checkpoint
+from waypost_agent.pace import Bucket
+from waypost_agent.ports import BlobSource, Checkpoint, MapSource
 from waypost_agent.scrub import Scrub
 from waypost_agent.store import Store
+from waypost_agent.windows import Window, opens_at
 
 _log = logging.getLogger(__name__)
 
 # A version found damaged more often in a row, each time just fetched: the disk is at fault.
 MAX_DAMAGED = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetching:
+    """How this site fetches: over how many connections at most, with chunk maps from whom, under
+    which cap shared with whom, and at which hours of `wall_clock`."""
+
+    connections: int = 1
+    maps: MapSource | None = None
+    bucket: Bucket | None = None
+    windows: tuple[Window, ...] = ()
+    wall_clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
 class Files:
@@ -38,23 +62,35 @@ class Files:
         should_pause: Callable[[], bool],
         checkpoint: Checkpoint,
         progress: Callable[[str, str], None],
+        fetching: Fetching,
     ) -> None:
         self._store = store
         self._checkpoint = checkpoint
         self._progress = progress
-        self._downloader = Downloader(source, clock=clock, limits=limits, should_pause=should_pause)
+        self._should_pause = should_pause
+        self._fetching = fetching
+        self._maps = ChunkMaps(fetching.maps, clock, store.has_room)
+        self._downloader = Downloader(
+            source,
+            clock=clock,
+            limits=limits,
+            should_pause=should_pause,
+            connections=fetching.connections,
+            bucket=fetching.bucket,
+        )
         self._scrub = Scrub(store, clock=clock, limits=limits)
 
-    def fetch(self, model: str, version: str, manifest: Manifest) -> None:
-        """Put a version into Triton's repository. Raises `Retryable`, `Permanent`, `Paused`."""
-        self._stage(model, version, manifest)
+    def fetch(self, model: str, version: str, manifest: Manifest, *, may_wait: bool) -> None:
+        """Put a version into Triton's repository. `may_wait` for an hour at which the site lets its
+        link be used. Raises `Retryable`, `Permanent`, `Paused`."""
+        self._stage(model, version, manifest, self._refuse_closed if may_wait else _any_hour)
         self._checkpoint("staged")
         self._install(model, version, manifest)
 
     def mend(self, model: str, version: str, manifest: Manifest, *, is_loaded: bool) -> None:
         """Fetch a sound copy. What is loaded is not touched: the copy takes its place before the
         next load, which hashes the files first. Raises as `fetch` does."""
-        self._stage(model, version, manifest)
+        self._stage(model, version, manifest, _any_hour)
         self._checkpoint("mended")
         if not is_loaded:
             self._install(model, version, manifest)
@@ -93,13 +129,26 @@ class Files:
             return
         self._checkpoint("damage-noted")
 
-    def _stage(self, model: str, version: str, manifest: Manifest) -> None:
+    def _refuse_closed(self) -> None:
+        opening = opens_at(self._fetching.windows, self._fetching.wall_clock())
+        if opening is not None:
+            raise WindowClosed(
+                WINDOW_CLOSED,
+                f"the site's download window is closed; it opens {opening:%a %Y-%m-%d %H:%M %Z}",
+            )
+
+    def _stage(
+        self, model: str, version: str, manifest: Manifest, refuse: Callable[[], None]
+    ) -> None:
         """Bring every file of a version to this disk, beside what is installed."""
         store, staging = self._store, self._store.staging
         with store.disk_errors(f"making room for {model} {version}"):
             staging.begin(model, version, manifest)
         store.require_space(model, version, manifest)
         self._checkpoint("download-started")
+        if not _is_refused(refuse):
+            for installed, folder in store.map_folders(model):
+                self._maps.complete(installed.files, folder, self._should_pause)
         held = store.held(manifest)
         total = sum(file.size for file in manifest.files)
         missing = staging.missing(model, version, manifest)
@@ -111,6 +160,7 @@ class Files:
                 f"{here + received} of {total} bytes of version {version} are on this server",
             )
 
+        maps = staging.maps(model, version, manifest)
         for file in missing:
             destination = staging.staged_path(model, version, manifest, file)
             self._downloader.fetch(
@@ -120,9 +170,13 @@ class Files:
                 held=held,
                 set_aside=lambda path, why: store.quarantine_download(model, path, why),
                 progress=tell,
+                chunk_map=read_map(maps, file)
+                if _is_refused(refuse)
+                else self._maps.of(file, maps),
+                refuse=refuse,
             )
             here += file.size
-            held.add(file, destination)
+            held.add(file, destination, partial(read_map, maps))
             self._checkpoint("file-verified")
 
     def _install(self, model: str, version: str, manifest: Manifest) -> None:
@@ -130,3 +184,16 @@ class Files:
         self._checkpoint("recorded")
         self._store.install(model, version, manifest)
         self._checkpoint("installed")
+
+
+def _is_refused(refuse: Callable[[], None]) -> bool:
+    """Whether the link is not to be used now. That is no failure yet: the disk may hold it all."""
+    try:
+        refuse()
+    except WindowClosed:
+        return True
+    return False
+
+
+def _any_hour() -> None:
+    """What serves is to be repaired, or somebody goes back: that waits for no window."""

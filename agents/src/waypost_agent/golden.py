@@ -1,7 +1,7 @@
 """Golden requests: reads them, and judges what a server answered against what it should.
 
-Pure but for numpy. Knows nothing of how a request is sent, nor of what follows from a verdict.
-The form of golden.json is described in docs/protocol/README.md.
+Pure but for numpy. Knows nothing of how a request is sent, nor of what follows from a verdict; how
+near an answer must come, `tolerances` says. The form of golden.json is in docs/protocol/README.md.
 """
 
 from __future__ import annotations
@@ -14,11 +14,17 @@ from typing import Any
 import numpy as np
 
 from waypost_agent.errors import GOLDEN_MISMATCH, MANIFEST_INVALID, AnswerError, Permanent
-from waypost_agent.ports import Array, Tensor, flat
+from waypost_agent.manifest import MAX_RECORD_BYTES
+from waypost_agent.ports import Array, Tensor
 from waypost_agent.protocol import parse_json
+from waypost_agent.tolerances import Tolerance, parse_tolerance
 
 SCHEMA = "waypost.golden/1"
 MAX_REQUESTS = 256
+MAX_TENSORS = 64  # of one request, inputs and outputs each
+MAX_AXES = 16
+MAX_NAME = 256
+MAX_LATENCY_MS = 86_400_000
 _SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 # KServe v2 datatypes (Open Inference Protocol). BF16 has no type in numpy and is refused.
@@ -41,22 +47,26 @@ _TYPES: dict[str, type[np.generic]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """An output as it should be: `|actual - expected| <= absolute + relative * |expected|`."""
+    """An output as it should be, and how near to it an answer must come."""
 
     tensor: Tensor
-    absolute: float
-    relative: float
+    tolerance: Tolerance
 
 
 @dataclass(frozen=True, kw_only=True)
 class GoldenRequest:
+    """`max_latency_ms` None: however long it takes."""
+
     name: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Expected, ...]
+    max_latency_ms: float | None = None
 
 
 def parse_golden(body: bytes) -> tuple[GoldenRequest, ...]:
     """Read golden.json. Raises `Permanent` (`manifest-invalid`) naming the place of the fault."""
+    if len(body) > MAX_RECORD_BYTES:
+        raise _invalid(f"it has {len(body)} bytes, at most {MAX_RECORD_BYTES} are allowed")
     try:
         document = parse_json(body)
     except AnswerError as error:
@@ -80,6 +90,17 @@ def compare(request: GoldenRequest, outputs: Mapping[str, Array]) -> None:
             )
 
 
+def require_speed(request: GoldenRequest, seconds: float, tries: int) -> None:
+    """Raises `Permanent` (`golden-mismatch`) when even the fastest of the tries took too long."""
+    most = request.max_latency_ms
+    if most is not None and seconds * 1000 > most:
+        raise Permanent(
+            GOLDEN_MISMATCH,
+            f"golden request {request.name!r} took {seconds * 1000:.1f} ms, the fastest of "
+            f"{tries}; at most {most:g} ms are allowed",
+        )
+
+
 def _fault(expected: Expected, actual: Array | None) -> str | None:
     want = expected.tensor.values
     if actual is None:
@@ -88,32 +109,7 @@ def _fault(expected: Expected, actual: Array | None) -> str | None:
         return f"has the shape {list(actual.shape)}, expected is {list(want.shape)}"
     if expected.tensor.datatype != "BYTES" and actual.dtype != want.dtype:
         return f"has the type {actual.dtype}, expected is {want.dtype}"
-    wrong = np.flatnonzero(~_within(expected, actual))
-    if wrong.size == 0:
-        return None
-    first = int(wrong[0])
-    return (
-        f"is {flat(actual)[first]!s:.60} at position {first} where {flat(want)[first]!s:.60} was "
-        f"expected ({wrong.size} of {want.size} values differ)"
-    )
-
-
-def _within(expected: Expected, actual: Array) -> Array:
-    """Per value, in row-major order. Not-a-number equals only itself, an infinity its own sign."""
-    want, have = flat(expected.tensor.values), flat(actual)
-    if want.dtype == np.object_:
-        return np.array([_text(a) == _text(b) for a, b in zip(have, want, strict=True)], dtype=bool)
-    if expected.absolute == 0 and expected.relative == 0 and want.dtype.kind != "f":
-        return np.asarray(have == want)
-    wide, wide_have = want.astype(np.float64), have.astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):
-        allowed = expected.absolute + expected.relative * np.abs(wide)
-        near = np.isfinite(wide_have) & np.isfinite(wide) & (np.abs(wide_have - wide) <= allowed)
-    return np.asarray(near | (wide_have == wide) | (np.isnan(wide_have) & np.isnan(wide)))
-
-
-def _text(value: Any) -> bytes:
-    return value if isinstance(value, bytes) else str(value).encode()
+    return expected.tolerance.fault(want, actual)
 
 
 def _parse_request(entry: object, index: int) -> GoldenRequest:
@@ -122,8 +118,8 @@ def _parse_request(entry: object, index: int) -> GoldenRequest:
         raise _invalid(f"{where} must be an object with a name")
     inputs, outputs = entry.get("inputs"), entry.get("outputs")
     for key, value in (("inputs", inputs), ("outputs", outputs)):
-        if not isinstance(value, list) or not value:
-            raise _invalid(f"{where}.{key} must be a list of tensors")
+        if not isinstance(value, list) or not 1 <= len(value) <= MAX_TENSORS:
+            raise _invalid(f"{where}.{key} must be a list of 1 to {MAX_TENSORS} tensors")
     assert isinstance(inputs, list)
     assert isinstance(outputs, list)
     return GoldenRequest(
@@ -132,31 +128,47 @@ def _parse_request(entry: object, index: int) -> GoldenRequest:
         outputs=tuple(
             _parse_expected(each, f"{where}.outputs[{i}]") for i, each in enumerate(outputs)
         ),
+        max_latency_ms=_parse_latency(entry.get("max_latency_ms"), where),
     )
+
+
+def _parse_latency(value: object, where: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        value = 0
+    if not 0 < value <= MAX_LATENCY_MS:
+        raise _invalid(f"{where}.max_latency_ms must be a number of milliseconds over 0")
+    return float(value)
 
 
 def _parse_expected(entry: object, where: str) -> Expected:
     tensor = _parse_tensor(entry, where)
-    tolerance = entry.get("tolerance", {}) if isinstance(entry, dict) else {}
-    if not isinstance(tolerance, dict):
-        raise _invalid(f"{where}.tolerance must be an object with absolute, relative or both")
-    absolute, relative = tolerance.get("absolute", 0), tolerance.get("relative", 0)
-    for key, value in (("absolute", absolute), ("relative", relative)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-            raise _invalid(f"{where}.tolerance.{key} must be a number from 0")
-    return Expected(tensor=tensor, absolute=float(absolute), relative=float(relative))
+    assert isinstance(entry, dict)  # else it is no tensor
+    try:
+        tolerance = parse_tolerance(
+            entry.get("tolerance", {}), tensor.datatype, tuple(tensor.values.shape)
+        )
+    except ValueError as error:
+        raise _invalid(f"{where}.tolerance{error}") from error
+    return Expected(tensor=tensor, tolerance=tolerance)
 
 
 def _parse_tensor(entry: object, where: str) -> Tensor:
     if not isinstance(entry, dict) or not isinstance(name := entry.get("name"), str):
         raise _invalid(f"{where} must be an object with a name")
+    if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
+        raise _invalid(f"{where}.name must be 1 to {MAX_NAME} characters that can be printed")
     datatype, shape, data = entry.get("datatype"), entry.get("shape"), entry.get("data")
     if not isinstance(datatype, str) or datatype not in _TYPES:
         raise _invalid(f"{where}.datatype must be one of {', '.join(_TYPES)}")
     if not isinstance(shape, list) or not all(
-        isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in shape
+        isinstance(size, int) and not isinstance(size, bool) and 0 <= size <= MAX_RECORD_BYTES
+        for size in shape
     ):
         raise _invalid(f"{where}.shape must be a list of whole numbers from 0")
+    if len(shape) > MAX_AXES:
+        raise _invalid(f"{where}.shape has {len(shape)} axes, at most {MAX_AXES} are allowed")
     if not isinstance(data, list) or len(data) != math.prod(shape):
         raise _invalid(f"{where}.data must be a flat list of {math.prod(shape)} values")
     return Tensor(name=name, datatype=datatype, values=_array(datatype, shape, data, where))
@@ -167,8 +179,9 @@ def _array(datatype: str, shape: list[int], data: list[Any], where: str) -> Arra
     try:
         if datatype == "BYTES":
             return np.array([_encode(value) for value in data], dtype=np.object_).reshape(shape)
-        return np.array([_number(value, kind) for value in data], dtype=kind).reshape(shape)
-    except (TypeError, ValueError, OverflowError) as error:
+        with np.errstate(over="raise"):  # numpy would take what is too large for an infinity
+            return np.array([_number(value, kind) for value in data], dtype=kind).reshape(shape)
+    except (TypeError, ValueError, OverflowError, FloatingPointError) as error:
         raise _invalid(f"{where}.data does not hold {datatype} values: {error}") from error
 
 
@@ -185,6 +198,8 @@ def _number(value: object, kind: np.dtype[Any]) -> Any:
         return value
     if kind.kind == "f" and isinstance(value, str) and value in _SPECIAL:
         return _SPECIAL[value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise OverflowError("a number is too large; an infinity is written as a string")
     wanted: Any = int | float if kind.kind == "f" else int
     if isinstance(value, bool) or not isinstance(value, wanted):
         raise TypeError(f"{value!r:.40} is not one")

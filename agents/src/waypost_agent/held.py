@@ -10,10 +10,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from waypost_agent.manifest import CHUNK_BYTES, Manifest, ManifestFile
+from waypost_agent.chunk_map import Chunk
+from waypost_agent.manifest import Manifest, ManifestFile
+from waypost_agent.pieces import pieces_of
 from waypost_agent.trees import has_size
 
-Place = tuple[Manifest, Callable[[ManifestFile], Path]]
+Chunks = tuple[Chunk, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """The files of a manifest, where each should lie, and its chunk map where one is kept."""
+
+    manifest: Manifest
+    locate: Callable[[ManifestFile], Path]
+    map_of: Callable[[ManifestFile], Chunks] = lambda file: ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,52 +36,66 @@ class Span:
     length: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Known:
+    file: ManifestFile
+    path: Path
+    map_of: Callable[[ManifestFile], Chunks]
+
+
 class Held:
-    """What of `wanted` the places hold; each place is a manifest and where its files lie."""
+    """What of `wanted` the places hold."""
 
     def __init__(self, wanted: Manifest, places: Iterable[Place]) -> None:
         self._files: dict[str, list[Path]] = {file.sha256: [] for file in wanted.files}
-        self._chunks: dict[str, list[Span]] = {
-            chunk: [] for file in wanted.files for chunk in file.chunks
-        }
-        for manifest, locate in places:
-            for file in manifest.files:
-                if file.sha256 in self._files or any(c in self._chunks for c in file.chunks):
-                    self.add(file, locate(file))
+        self._known: list[_Known] = []
+        self._spans: dict[str, list[Span]] = {}
+        for place in places:
+            for file in place.manifest.files:
+                self.add(file, place.locate(file), place.map_of)
 
-    def add(self, file: ManifestFile, path: Path) -> None:
+    def add(
+        self,
+        file: ManifestFile,
+        path: Path,
+        map_of: Callable[[ManifestFile], Chunks] = lambda file: (),
+    ) -> None:
         """`path` should have the bytes of `file`."""
         if not has_size(path, file.size):
             return
         if file.sha256 in self._files:
             self._files[file.sha256].append(path)
-        for index, chunk in enumerate(file.chunks):
-            if chunk in self._chunks:
-                offset = index * CHUNK_BYTES
-                length = min(CHUNK_BYTES, file.size - offset)
-                self._chunks[chunk].append(Span(path=path, offset=offset, length=length))
+        self._known.append(_Known(file=file, path=path, map_of=map_of))
 
     def take_file(self, file: ManifestFile) -> Path | None:
         """A file that should be this one; each is offered once."""
         paths = self._files.get(file.sha256)
         return paths.pop() if paths else None
 
-    def find_chunk(self, file: ManifestFile, at: int) -> Span | None:
-        """The rest, from byte `at` on, of the piece that `at` lies in."""
-        spans = self._chunks.get(file.chunks[at // CHUNK_BYTES]) if file.chunks else None
-        if not spans:
-            return None
-        inside = at % CHUNK_BYTES
-        span = spans[-1]
-        return Span(path=span.path, offset=span.offset + inside, length=span.length - inside)
+    def look_for(self, chunks: Iterable[Chunk]) -> None:
+        """Find where these chunks lie, and the bases of their patches. One file's at a time: what
+        was looked for before is forgotten, since the lists of large files are long."""
+        self._spans = {}
+        for chunk in chunks:
+            self._spans[chunk.sha256] = []
+            for patch in chunk.patches:
+                if patch.base is not None:
+                    self._spans[patch.base] = []
+        for known in self._known:
+            for cut in (pieces_of(known.file), known.map_of(known.file)):
+                self._note(known.path, cut)
 
-    def forget_chunk(self, file: ManifestFile, at: int) -> None:
-        """What `find_chunk` said there was wrong; the next one is offered instead."""
-        self._chunks[file.chunks[at // CHUNK_BYTES]].pop()
+    def _note(self, path: Path, chunks: Chunks) -> None:
+        for chunk in chunks:
+            spans = self._spans.get(chunk.sha256)
+            if spans is not None:
+                spans.append(Span(path=path, offset=chunk.offset, length=chunk.length))
 
-    def end_of_gap(self, file: ManifestFile, at: int) -> int:
-        """Where after `at` the next piece begins that is held, or the end of the file."""
-        for index in range(at // CHUNK_BYTES + 1, len(file.chunks)):
-            if self._chunks.get(file.chunks[index]):
-                return index * CHUNK_BYTES
-        return file.size
+    def find(self, sha256: str) -> Span | None:
+        """Where a chunk that was looked for should lie."""
+        spans = self._spans.get(sha256)
+        return spans[-1] if spans else None
+
+    def forget(self, sha256: str) -> None:
+        """What `find` said was wrong; the next one is offered instead."""
+        self._spans[sha256].pop()

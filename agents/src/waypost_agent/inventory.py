@@ -1,6 +1,6 @@
-"""Facts about this host. What cannot be learned is None, never a guess and never 0.
+"""Facts about this host and its servers. What cannot be learned is None, never a guess nor a 0.
 
-Decides which of them a report carries; docs/agent-protocol.md names those keys.
+docs/agent-protocol.md names the keys.
 """
 
 from __future__ import annotations
@@ -8,21 +8,15 @@ from __future__ import annotations
 import os
 import platform
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from waypost_agent.accelerators import Accelerators, Gpus
+from waypost_agent.config import ServerConfig
 
-_REPORTED = (
-    "hostname",
-    "cpu_count",
-    "memory_bytes",
-    "disk_free_bytes",
-    "accelerators",
-    "python",
-)
+_MOST_NAMES = 64  # of extensions and of backends: a report has an end
 _gpus = Gpus()
 
 
@@ -43,10 +37,46 @@ def describe_host(
     }
 
 
-def reported_facts(folder: Path) -> dict[str, Any]:
-    """What of it a report carries."""
-    facts = describe_host(folder)
-    return {key: facts[key] for key in _REPORTED}
+def reported_facts(
+    folders: Sequence[Path],
+    *,
+    download_bytes_per_second: float | None,
+    round_trip_seconds: float | None,
+) -> dict[str, Any]:
+    """What a report carries; of several folders with models the fullest disk counts. The numbers
+    are of the way to the centre, as measured."""
+    facts = describe_host(min(folders, key=lambda folder: disk_bytes(folder)[1] or 0))
+    network = {
+        "download_bytes_per_second": download_bytes_per_second,
+        "round_trip_seconds": round_trip_seconds,
+    }
+    return {**facts, "network": network}
+
+
+def server_facts(
+    server: ServerConfig, *, live: bool, version: str | None, extensions: frozenset[str] | None
+) -> dict[str, Any]:
+    """One Triton of the site. Its backends are known where its configuration says where they lie;
+    its extensions while it answers."""
+    return {
+        "name": server.name,
+        "live": live,
+        "version": version,
+        "http_url": server.triton.http_url,
+        "models": None if server.models is None else list(server.models),
+        "extensions": None if extensions is None else sorted(extensions)[:_MOST_NAMES],
+        "backends": backends_in(server.triton.backend_directory),
+    }
+
+
+def backends_in(folder: Path | None) -> list[str] | None:
+    """The folders of a backend directory, which are named as the backends are."""
+    if folder is None:
+        return None
+    try:
+        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())[:_MOST_NAMES]
+    except OSError:
+        return None
 
 
 def _memory_bytes() -> int | None:

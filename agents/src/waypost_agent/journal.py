@@ -15,8 +15,9 @@ from typing import Any
 
 from waypost_agent.durable import disk_errors, make_folder, write_durably
 from waypost_agent.errors import AnswerError
+from waypost_agent.probation import Counts
 from waypost_agent.protocol import Desired, ModelWish, Pair, parse_desired, parse_json
-from waypost_agent.situation import Attempts, Failure, Record, Target
+from waypost_agent.situation import Attempts, Failure, Record, Room, Target, Trial
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +71,9 @@ class Journal:
             "proven": sorted(record.proven),
             "failed": None if record.failed is None else asdict(record.failed),
             "attempts": None if record.attempts is None else asdict(record.attempts),
+            "room": None if record.room is None else asdict(record.room),
+            "trial": None if record.trial is None else asdict(record.trial),
+            "config_sha256": record.config_sha256,
         }
         with disk_errors(f"writing the journal of {model}"):
             write_durably(self._records / f"{model}.json", _encode(document))
@@ -159,13 +163,24 @@ def _parse_target(document: Mapping[str, str] | None) -> Target | None:
 
 def _parse_record(document: Mapping[str, Any]) -> Record:
     failed, attempts = document["failed"], document["attempts"]
+    # The journal of an agent that knew nothing of these has none.
+    room, trial = document.get("room"), document.get("trial")
     return Record(
         committed=_parse_target(document["committed"]),
         previous=_parse_target(document["previous"]),
         proven=frozenset(document["proven"]),
         failed=None if failed is None else Failure(**{**failed, "target": _known(failed)}),
         attempts=None if attempts is None else Attempts(**{**attempts, "target": _known(attempts)}),
+        room=None if room is None else Room(**{**room, "target": _known(room)}),
+        trial=None if trial is None else _parse_trial(trial),
+        config_sha256=document.get("config_sha256"),
     )
+
+
+def _parse_trial(document: Mapping[str, Any]) -> Trial:
+    before = document["before"]
+    counts = None if before is None else Counts(**before)
+    return Trial(**{**document, "target": _known(document), "before": counts})
 
 
 def _known(document: Mapping[str, Any]) -> Target:
@@ -185,6 +200,8 @@ def _wish_document(epoch: int, wish: ModelWish, site: str) -> dict[str, Any]:
         "version": wish.version,
         "previous": wish.previous,
         "lease_required": wish.lease_required,
+        "switch": wish.switch,
+        "probation": None if wish.probation is None else wish.probation.document(),
         "manifest_digest": None if manifest is None else manifest.digest,
         "manifest": None if manifest is None else dict(manifest.document),
     }

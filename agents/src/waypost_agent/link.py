@@ -8,7 +8,7 @@ nothing here but the time of the next attempt.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from waypost_agent import protocol as p
@@ -16,10 +16,12 @@ from waypost_agent.board import Board, Refusal
 from waypost_agent.centre import Centre, CentreAnswer, CentreProblem, CentreSilent
 from waypost_agent.clock import Clock
 from waypost_agent.config import Timeouts
+from waypost_agent.deliveries import Deliveries
 from waypost_agent.errors import SERVER_BEHIND, AnswerError, ConfigError
 from waypost_agent.identity import Identity, Membership
+from waypost_agent.login import Login
 from waypost_agent.protocol import Desired, ModelReport, Session
-from waypost_agent.report_body import report_body
+from waypost_agent.report_body import is_settled, report_body
 
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -27,7 +29,14 @@ _Result = TypeVar("_Result")
 _INVENTORY_SECONDS = 300.0
 _LONGEST_RETRY_AFTER = 3600.0
 _SHORTEST_PAUSE_SECONDS = 0.1
-_LOCKED_OUT = frozenset({"agent-revoked", "session-counter-stale"})
+_AFTER_POLL_SECONDS = 1.0  # a report is due so soon after a poll that does not stand for it
+# A session that ends sooner is refused by the centre, and then renewed.
+_SHORTEST_SESSION_SECONDS = 30.0
+# Nothing but a person changes these.
+_LOCKED_OUT = frozenset(
+    {"agent-revoked", "agent-locked", "session-counter-stale", "protocol-unsupported"}
+)
+_LOCKED_OUT_SECONDS = 600.0
 
 
 class Link:
@@ -40,32 +49,33 @@ class Link:
         membership: Membership,
         board: Board,
         *,
-        http_url: str,
         inventory: Callable[[], dict[str, Any]],
         clock: Clock,
         uniform: Callable[[float, float], float],
         timeouts: Timeouts,
+        deliveries: Deliveries | None = None,
     ) -> None:
         self._centre = centre
-        self._identity = identity
+        self._login = Login(centre, identity, membership.agent)
         self._membership = membership
         self._board = board
-        self._http_url = http_url
         self._inventory = inventory
         self._clock = clock
         self._uniform = uniform
         self._timeouts = timeouts
+        self._deliveries = deliveries
         self._stopping = False
         self._session: Session | None = None
         self._renew_at = 0.0
         self._seq = 0
-        self._poll_seconds = membership.poll_seconds
+        self._poll_seconds = max(membership.poll_seconds, timeouts.poll_shortest_seconds)
         self._poll_at = 0.0
         self._report_at = 0.0
         self._inventory_at = 0.0
         self._silent_until = 0.0
         self._failures = 0
         self._reported_changes = -1
+        self._taken_seq: int | None = None  # of the last report, once the centre took it
 
     def stop(self) -> None:
         """Ask `run` to end. May be called by a signal handler: takes no lock."""
@@ -102,6 +112,8 @@ class Link:
             self._failures = 0
         now = self._clock.monotonic()
         due = max(self._silent_until, min(self._poll_at, self._report_at, self._renew_at))
+        if self._deliveries is not None:
+            due = max(self._silent_until, min(due, self._deliveries.due_at()))
         return max(due - now, _SHORTEST_PAUSE_SECONDS)
 
     def poll_and_report(self) -> None:
@@ -129,6 +141,15 @@ class Link:
         snapshot = self._board.snapshot()
         if snapshot.changes != self._reported_changes or now >= self._report_at:
             self._report()
+        if self._deliveries is not None and now >= self._deliveries.due_at():
+            self._deliveries.send(self._send_measurement)
+
+    def _send_measurement(self, interval: Mapping[str, Any]) -> CentreAnswer:
+        return self._authorised(
+            lambda session: self._centre.post_compressed(
+                "measurements", interval, token=session.token
+            )
+        )
 
     def _has_cause(self) -> bool:
         """Whether something on the board is worth a call of the centre before the time."""
@@ -158,7 +179,7 @@ class Link:
 
     def _lock_out_seconds(self, error: CentreProblem) -> float | None:
         locked = error.code in _LOCKED_OUT
-        return self._timeouts.link_retry_longest_seconds if locked else None
+        return _LOCKED_OUT_SECONDS if locked else None
 
     # Session
 
@@ -171,29 +192,14 @@ class Link:
         return self._log_in()
 
     def _log_in(self) -> Session:
-        agent = self._membership.agent
-        challenge = p.parse_challenge(self._centre.post("challenge", {"agent": agent}).body)
-        counter = self._identity.next_session_counter()
-        answer = self._centre.post(
-            "session",
-            {
-                "agent": agent,
-                "nonce": challenge.nonce,
-                "session_counter": counter,
-                "signature": self._identity.sign_session(agent, challenge.nonce, counter),
-            },
-        )
-        session = p.parse_session(answer.body)
-        if session.session_counter != counter:
-            raise AnswerError(
-                f"the session is for counter {session.session_counter}, asked was {counter}"
-            )
-        self._session, self._seq = session, 0
+        session = self._login.open_session()
+        self._session, self._seq, self._taken_seq = session, 0, None
         share = self._uniform(0.5, 0.8)
-        self._renew_at = self._clock.monotonic() + share * session.expires_seconds
+        lifetime = max(share * session.expires_seconds, _SHORTEST_SESSION_SECONDS)
+        self._renew_at = self._clock.monotonic() + lifetime
         self._inventory_at = 0.0
         self._board.set_token(session.token)
-        _log.info("session %d with the centre", counter)
+        _log.info("session %d with the centre", session.session_counter)
         return session
 
     def _authorised(self, ask: Callable[[Session], _Result]) -> _Result:
@@ -212,6 +218,8 @@ class Link:
     def _poll(self) -> None:
         held = self._board.desired()
         headers = {} if held is None else {"If-None-Match": held.etag}
+        if holds := self._holding():
+            headers["Waypost-Holds"] = holds
         answer = self._authorised(
             lambda session: self._centre.get("desired", token=session.token, headers=headers)
         )
@@ -219,6 +227,8 @@ class Link:
         if answer.status == 304:
             if held is None:
                 raise AnswerError("304 to a question without If-None-Match")
+            if holds and answer.headers.get("Waypost-Held") == holds:
+                self._report_at = self._poll_at + _AFTER_POLL_SECONDS
             self._board.refuse(None)
             return
         try:
@@ -228,8 +238,22 @@ class Link:
             return
         self._consider(desired, held)
 
+    def _holding(self) -> str | None:
+        """The number of the last report where it still says all there is to say: the poll stands
+        for it then. A model under way is always told anew, since leases are freed by such words."""
+        snapshot = self._board.snapshot()
+        if (
+            self._taken_seq is None
+            or snapshot.changes != self._reported_changes
+            or self._clock.monotonic() >= self._inventory_at
+            or not is_settled(snapshot)
+        ):
+            return None
+        return str(self._taken_seq)
+
     def _schedule_poll(self, answer: CentreAnswer) -> None:
-        self._poll_seconds = p.parse_poll_seconds(answer.headers.get("Waypost-Poll-Seconds"))
+        told = p.parse_poll_seconds(answer.headers.get("Waypost-Poll-Seconds"))
+        self._poll_seconds = max(told, self._timeouts.poll_shortest_seconds)
         jitter = self._uniform(0.8, 1.2)
         self._poll_at = self._clock.monotonic() + self._poll_seconds * jitter
 
@@ -292,12 +316,12 @@ class Link:
                 seq=self._seq,
                 sent_at=self._clock.utc_text(),
                 made=made,
-                http_url=self._http_url,
                 inventory=inventory,
             )
             return self._centre.post("report", document, token=session.token)
 
         self._report_at = now + self._poll_seconds * self._uniform(0.8, 1.2)
+        self._taken_seq = None
         try:
             answer = p.parse_report_answer(self._authorised(send).body)
         except CentreProblem as error:
@@ -310,6 +334,8 @@ class Link:
                 self._poll_at = now
             return
         self._reported_changes = snapshot.changes
+        if not answer.duplicate and not answer.superseded:
+            self._taken_seq = self._seq
         if with_inventory:
             self._inventory_at = now + _INVENTORY_SECONDS
         held = self._board.desired()

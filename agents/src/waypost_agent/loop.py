@@ -13,8 +13,9 @@ from dataclasses import replace
 from waypost_agent import decide as d
 from waypost_agent import protocol as p
 from waypost_agent import situation as sit
-from waypost_agent.act import Actor, Parts
-from waypost_agent.board import Board, TritonStatus
+from waypost_agent.act import Actor
+from waypost_agent.board import Seat, TritonStatus
+from waypost_agent.bundles import Bundles
 from waypost_agent.errors import (
     LEASE_LAPSED,
     STOPPING,
@@ -22,15 +23,22 @@ from waypost_agent.errors import (
     LeaseRefused,
     Paused,
     Retryable,
+    WindowClosed,
 )
+from waypost_agent.fitting import Fitting
 from waypost_agent.journal import Held
 from waypost_agent.leases import Leases
 from waypost_agent.manifest import Manifest
 from waypost_agent.observe import ServerView, observe_model, observe_server
-from waypost_agent.phases import Plan, Rest, report_of
+from waypost_agent.parts import Parts
+from waypost_agent.phases import Plan, report_of
 from waypost_agent.ports import Checkpoint
+from waypost_agent.preflight import Learned
 from waypost_agent.protocol import ModelReport, ModelWish
+from waypost_agent.rests import Rests, step_of
 from waypost_agent.rollback import RollbackDesk
+from waypost_agent.trial import Watcher
+from waypost_agent.wanted import changed_since, to_wish, wishes_of
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +48,7 @@ _URGENCY: dict[type[d.Action], int] = {
     d.Verify: 0,
     d.GiveUp: 0,
     d.Unload: 1,
+    d.MakeRoom: 1,
     d.UnloadCandidate: 1,
     d.Retire: 1,
     d.Prove: 2,
@@ -52,8 +61,6 @@ _PREPARING = 2
 _GLANCE_SECONDS = 5.0  # how often a long download looks whether something more urgent waits
 _RECHECK_SECONDS = 60.0  # after this a failed replay on a serving version is tried again
 
-_Step = tuple[str, type[d.Action], sit.Target | None]
-
 
 class Loop:
     """`uniform(a, b)` gives a random number between; `belongs_to` names centre and site; `said`
@@ -64,7 +71,7 @@ class Loop:
         self,
         parts: Parts,
         *,
-        board: Board,
+        board: Seat,
         belongs_to: str,
         uniform: Callable[[float, float], float],
         checkpoint: Checkpoint = lambda name: None,
@@ -77,19 +84,29 @@ class Loop:
         self._orders = orders
         self._board = board
         self._belongs_to = belongs_to
-        self._uniform = uniform
         self._stopping = False
         self._held: Held | None = None
         self._server: ServerView | None = None
-        self._rests: dict[_Step, Rest] = {}
+        self._rests = Rests(parts.clock, parts.timeouts, uniform)
         self._reports: dict[str, ModelReport] = {}
         self._turns: dict[str, int] = {}
         self._turn = 0
         self._glanced = 0.0
         self._said = said
         self._leases = Leases(parts.leases, parts.clock)
+        bundles = Bundles(
+            parts.store,
+            parts.codec,
+            allow_executable=parts.allow_executable,
+            is_signed=parts.trust.is_signed,
+        )
+        self._fitting = Fitting(parts.machine, parts.learned, bundles, parts.trust)
+        self._watcher = Watcher(
+            parts.scrape, parts.clock, tell_seconds=parts.limits.progress_seconds
+        )
         self._actor = Actor(
             parts,
+            bundles,
             should_pause=self._should_pause,
             is_stopping=lambda: self._stopping,
             checkpoint=checkpoint,
@@ -104,7 +121,7 @@ class Loop:
             self._orders.prepare()
         self._held = self._parts.journal.load_held(self._belongs_to)
         if self._held is not None:
-            self._board.offer(self._held.desired)
+            self._board.offer_kept(self._held.desired)
 
     def stop(self) -> None:
         """Ask to end at the next safe point. May be called by a signal handler: takes no lock."""
@@ -154,7 +171,7 @@ class Loop:
         self._forget_verdicts(self._server)
         return [
             self._plan_one(epoch, entry, spoken, self._server)
-            for epoch, entry, spoken in _wishes(self._held)
+            for epoch, entry, spoken in self._wishes()
         ]
 
     def plan_wished(self) -> list[Plan]:
@@ -167,7 +184,7 @@ class Loop:
 
     def wishes(self) -> list[sit.Wish]:
         """The wishes in force, also for models that the newest answer does not name."""
-        return [_to_wish(epoch, entry) for epoch, entry, _ in _wishes(self._held)]
+        return [self._to_wish(epoch, entry) for epoch, entry, _ in self._wishes()]
 
     def reports(self) -> tuple[ModelReport, ...]:
         """The states of the last cycle, by model."""
@@ -175,17 +192,38 @@ class Loop:
 
     def _plan_one(self, epoch: int, entry: ModelWish, spoken: bool, server: ServerView) -> Plan:
         noted = self._actor.verdicts.get(entry.model)
-        wish = _to_wish(epoch, entry)
+        wish = self._to_wish(epoch, entry)
+        record = self._parts.journal.load(entry.model)
         seen = observe_model(
             entry.model,
             server,
             self._parts.store,
             None if noted is None else noted[0],
             self._leases.held_for(wish),
+            fit=self._fitting.look(wish, entry, record, server),
+            watch=self._watcher.look(wish, record),
         )
-        record = self._parts.journal.load(entry.model)
         action = d.decide(wish, record, seen)
-        return Plan(entry=entry, wish=wish, record=record, seen=seen, action=action, spoken=spoken)
+        learned = Learned()
+        if wish.target is not None:
+            learned = self._parts.learned.of(wish.target.digest)
+        return Plan(
+            entry=entry,
+            wish=wish,
+            record=record,
+            seen=seen,
+            action=action,
+            spoken=spoken,
+            learned=learned,
+        )
+
+    def _wishes(self) -> list[tuple[int, ModelWish, bool]]:
+        """The wishes for the models of this server, each with whether it is spoken of now."""
+        return [each for each in wishes_of(self._held) if self._board.takes(each[1].model)]
+
+    def _to_wish(self, epoch: int, entry: ModelWish) -> sit.Wish:
+        parts = self._parts
+        return to_wish(epoch, entry, parts.probation, corrects_drift=parts.corrects_drift)
 
     def _take_turn(self, todo: list[Plan]) -> None:
         """Carry out the most urgent of these steps; among equals the model that waited longest."""
@@ -215,7 +253,7 @@ class Loop:
                 return
             self._let_rest(action, error)
             return
-        self._rests.pop(_step(action), None)
+        self._rests.end(step_of(action))
         if isinstance(action, d.Fetch) and model in self._reports:
             self._reports[model] = replace(self._reports[model], phase=p.STAGED)
             self._show_reports()
@@ -224,7 +262,7 @@ class Loop:
         self._leases.ask(plan.wish, action.target, plan.entry.deployment)
         # Should it lapse before its step begins, asking again is one more attempt, later and later.
         lapsed = Retryable(LEASE_LAPSED, "the lease ran out before its step could begin")
-        self._rest(action, lapsed)
+        self._rests.begin(action, lapsed)
 
     def _may_begin(self, plan: Plan) -> bool:
         """Asked at the last moment: a lease may have run out since the look."""
@@ -232,40 +270,18 @@ class Loop:
             return True
         if not self._leases.begin(plan.wish):
             return False
-        self._rests.pop((plan.entry.model, d.AskLease, plan.wish.target), None)
+        self._rests.end((plan.entry.model, d.AskLease, plan.wish.target))
         return True
 
     def _let_rest(self, action: d.Action, error: Retryable) -> None:
-        seconds = self._rest(action, error)
+        seconds = self._rests.begin(action, error)
         self._retried(action.model, error.code)
-        level = logging.INFO if isinstance(error, LeaseRefused) else logging.WARNING
+        expected = isinstance(error, LeaseRefused | WindowClosed)
+        level = logging.INFO if expected else logging.WARNING
         _log.log(level, "%s: %s; again in %.1f s", action.model, error.reason, seconds)
 
-    def _rest(self, action: d.Action, error: Retryable) -> float:
-        before = self._rests.get(_step(action))
-        failures = 1 if before is None else before.failures + 1
-        timeouts = self._parts.timeouts
-        if isinstance(error, LeaseRefused):
-            failures = 0  # an answer is no failure, and the centre knows when to ask again
-            seconds = error.retry_seconds * self._uniform(0.8, 1.2)
-            seconds = max(seconds, timeouts.retry_first_seconds)
-        else:
-            longest = min(
-                timeouts.retry_longest_seconds,
-                timeouts.retry_first_seconds * 2 ** min(failures, 16),
-            )
-            told = error.after_seconds * self._uniform(1.0, 1.2)
-            seconds = max(self._uniform(longest / 2, longest), told)
-        until = self._parts.clock.monotonic() + seconds
-        self._rests[_step(action)] = Rest(failures=failures, until=until, error=error)
-        return seconds
-
-    def _resting(self, plan: Plan, now: float) -> Rest | None:
-        rest = self._rests.get(_step(plan.action))
-        return None if rest is None or rest.until <= now else rest
-
     def _may_act(self, plan: Plan, now: float) -> bool:
-        return type(plan.action) in _URGENCY and self._resting(plan, now) is None
+        return type(plan.action) in _URGENCY and self._rests.of(plan.action, now) is None
 
     def _order(self, plan: Plan) -> tuple[int, int]:
         return (_URGENCY[type(plan.action)], self._turns.get(plan.entry.model, 0))
@@ -277,7 +293,7 @@ class Loop:
             if isinstance(plan.action, d.Wait):
                 soon = plan.action.reason_code == WORKING
                 seconds = min(seconds, timeouts.busy_poll_seconds if soon else 1.0)
-            rest = self._resting(plan, now)
+            rest = self._rests.of(plan.action, now)
             if rest is not None:
                 seconds = min(seconds, rest.until - now)
         return max(seconds, 0.01)
@@ -329,8 +345,7 @@ class Loop:
         except Retryable as error:
             _log.error("%s; the wish is followed, a restart may have to ask for it", error.reason)
         self._held = held
-        changed = {wish.model for wish in offered.models} - _unchanged(before, offered)
-        self._rests = {step: rest for step, rest in self._rests.items() if step[0] not in changed}
+        self._rests.end_all_of(changed_since(before, offered))
         _log.info("generation %d of epoch %d is wished now", offered.generation, offered.epoch)
 
     def _forget_verdicts(self, server: ServerView) -> None:
@@ -348,7 +363,7 @@ class Loop:
         now = self._parts.clock.monotonic()
         reports = {
             plan.entry.model: report_of(
-                plan, self._resting(plan, now), self._reports.get(plan.entry.model)
+                plan, self._rests.of(plan.action, now), self._reports.get(plan.entry.model)
             )
             for plan in plans
             if plan.spoken
@@ -372,39 +387,7 @@ class Loop:
             triton=TritonStatus(
                 live=server is not None and server.live,
                 version=None if server is None else server.version,
+                extensions=server.extensions if server is not None and server.live else None,
             ),
             models=self.reports(),
         )
-
-
-def _step(action: d.Action) -> _Step:
-    """What makes two actions the same step: model, kind and version, not the words about it."""
-    return (action.model, type(action), getattr(action, "target", None))
-
-
-def _wishes(held: Held | None) -> list[tuple[int, ModelWish, bool]]:
-    if held is None:
-        return []
-    spoken = [(held.desired.epoch, entry, True) for entry in held.desired.models]
-    return spoken + [(epoch, entry, False) for epoch, entry in held.absent]
-
-
-def _to_wish(epoch: int, entry: ModelWish) -> sit.Wish:
-    target = None
-    if entry.version is not None and entry.manifest is not None:
-        target = sit.Target(version=entry.version, digest=entry.manifest.digest)
-    return sit.Wish(
-        model=entry.model,
-        epoch=epoch,
-        generation=entry.generation,
-        target=target,
-        previous=entry.previous,
-        lease_required=entry.lease_required,
-    )
-
-
-def _unchanged(before: Held | None, now: p.Desired) -> frozenset[str]:
-    if before is None or before.desired.epoch != now.epoch:
-        return frozenset()
-    known = {wish.model: wish.generation for wish in before.desired.models}
-    return frozenset(w.model for w in now.models if known.get(w.model) == w.generation)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from waypost_agent.errors import MANIFEST_INVALID, Permanent
+from waypost_agent.requires import Requires, parse_requires
 
 SCHEMA = "waypost.manifest/1"
 CONFIG_FILE = "config.pbtxt"
@@ -52,6 +53,7 @@ class Manifest:
     files: tuple[ManifestFile, ...]
     document: Mapping[str, Any]
     digest: str
+    requires: Requires = Requires()  # noqa: RUF009  # frozen values
 
     @property
     def payload(self) -> tuple[ManifestFile, ...]:
@@ -97,7 +99,11 @@ def parse_manifest(document: object, expected_digest: str) -> Manifest:
         raise _invalid(f"it lists {len(entries)} files, at most {MAX_FILES} are allowed")
     files = tuple(_parse_file(entry) for entry in entries)
     _check_set(files)
-    return Manifest(files=files, document=document, digest=digest)
+    try:
+        requires = parse_requires(document.get("requires"))
+    except ValueError as error:
+        raise _invalid(str(error)) from error
+    return Manifest(files=files, document=document, digest=digest, requires=requires)
 
 
 def _digest(document: Mapping[str, Any]) -> str:

@@ -128,7 +128,7 @@ class MeasuredCentre(Centre):
 
     @contextmanager
     def stream(
-        self, path: str, *, token: str, headers: Mapping[str, str]
+        self, path: str, *, token: str | None, headers: Mapping[str, str]
     ) -> Iterator[urllib3.BaseHTTPResponse]:
         began = self._meter.now()
         with super().stream(path, token=token, headers=headers) as response:

@@ -57,7 +57,7 @@ def _families(
         prefix + "triton_live",
         "gauge",
         "Triton answers.",
-        [({}, float(snapshot.triton.live))],
+        _live(snapshot),
     )
     yield (
         prefix + "model_phase",
@@ -104,6 +104,14 @@ def _families(
         "Bytes of files that came over the wire.",
         [({}, measured.downloaded_bytes)],
     )
+
+
+def _live(snapshot: Snapshot) -> list[_Sample]:
+    if not snapshot.servers:
+        return [({}, float(snapshot.triton.live))]
+    return [
+        ({"server": name} if name else {}, float(triton.live)) for name, triton in snapshot.servers
+    ]
 
 
 def _known(value: float | None) -> list[_Sample]:

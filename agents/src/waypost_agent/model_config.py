@@ -9,16 +9,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Sequence
 
+from waypost_agent.bundle_class import REFUSED_FIELDS
 from waypost_agent.errors import CONFIG_INVALID, Permanent
 from waypost_agent.ports import Config
-
-# Each would let a version reach past its own files or change how the server loads others.
-_REFUSED = {
-    "model_operations": "it loads libraries into the server",
-    "model_repository_agents": "it runs repository agents in the server",
-    "cc_model_filenames": "it picks files by hardware, which is what variants are for",
-    "runtime": "it names a library to load",
-}
 
 
 def overlay(
@@ -45,7 +38,7 @@ def check(config: Config, model: str, files: Collection[str]) -> None:
         raise _invalid(f"it names the model {name!r}, the wish is for {model!r}")
     if not config.get("backend") and not config.get("platform"):
         raise _invalid("it names no backend and no platform")
-    for field, why in _REFUSED.items():
+    for field, why in REFUSED_FIELDS.items():
         if config.get(field):
             raise _invalid(f"it sets {field}: {why}")
     filename = config.get("default_model_filename", "")
@@ -64,6 +57,11 @@ def check(config: Config, model: str, files: Collection[str]) -> None:
     for warmup in config.get("model_warmup", []):
         if any("input_data_file" in data for data in warmup.get("inputs", {}).values()):
             raise _invalid("a warm-up reads input_data_file, which would lie outside the version")
+    for state in config.get("sequence_batching", {}).get("state", []):
+        if any("data_file" in first for first in state.get("initial_state", [])):
+            raise _invalid(
+                "sequence_batching reads a data_file, which would lie outside the version"
+            )
 
 
 def _invalid(fault: str) -> Permanent:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from waypost_agent.errors import Retryable
 from waypost_agent.ports import Index, ModelServer
 from waypost_agent.protocol import CANDIDATE_SUFFIX
-from waypost_agent.situation import Lease, Observed, Verdict
+from waypost_agent.situation import Fit, Lease, Observed, Verdict, Watch
 from waypost_agent.store import Store
+
+_UNLOADED = "unloaded"  # Triton's reason for a version that is gone because it was asked to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +45,11 @@ def observe_model(
     store: Store,
     verdict: Verdict | None,
     lease: Lease | None = None,
+    fit: Fit = Fit(),  # noqa: B008  # a frozen value
+    watch: Watch | None = None,
 ) -> Observed:
-    """Everything there is to see of one model; verdict and lease are what the agent remembers."""
+    """Everything there is to see of one model; verdict and lease are what the agent remembers, the
+    rest was looked up for what is wished."""
     return Observed(
         triton_live=server.live,
         triton_reason=server.reason,
@@ -53,12 +58,20 @@ def observe_model(
         candidate_on_disk=store.has_candidate(model),
         installed=store.installed(model),
         recorded=store.recorded(model),
+        unloaded=frozenset(
+            version
+            for version, entry in server.index.get(model, {}).items()
+            if entry.state == "UNAVAILABLE" and entry.reason == _UNLOADED
+        ),
+        config_sha256=store.config_sha256(model),
         keep_versions=store.keep_versions,
         damaged=store.damaged(model),
         unmended=store.unmended(model),
         leftovers=store.leftovers(model),
         verdict=verdict,
         lease=lease,
+        fit=fit,
+        watch=watch,
     )
 
 

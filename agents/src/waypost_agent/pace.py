@@ -1,25 +1,32 @@
 """How fast bytes may come and how slow they must not: the cap and the watchdog of a download.
 
-Pure arithmetic over the caller's clock; sleeps and raises nothing.
+Arithmetic over the caller's clock; sleeps and raises nothing.
 """
 
 from __future__ import annotations
 
+import threading
+
 
 class Bucket:
-    """A cap of so many bytes a second (0: none); a second's worth may come at once."""
+    """A cap of so many bytes a second (0: none); a second's worth may come at once. Several
+    connections, each in a thread of its own, may share it."""
 
     def __init__(self, bytes_per_second: int) -> None:
         self._rate = bytes_per_second
+        self._lock = threading.Lock()
         self._paid_until: float | None = None
 
     def take(self, count: int, now: float) -> None:
-        if self._rate > 0:
+        if self._rate == 0:
+            return
+        with self._lock:
             before = now - 1.0 if self._paid_until is None else max(self._paid_until, now - 1.0)
             self._paid_until = before + count / self._rate
 
     def seconds_to_wait(self, now: float) -> float:
-        return 0.0 if self._paid_until is None else max(0.0, self._paid_until - now)
+        paid_until = self._paid_until
+        return 0.0 if paid_until is None else max(0.0, paid_until - now)
 
 
 class Watchdog:

@@ -5,17 +5,19 @@ Pure; decides what is said, never what is done.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from waypost_agent import decide as d
 from waypost_agent import protocol as p
 from waypost_agent import situation as sit
-from waypost_agent.errors import RESTORE_FAILED, WORKING, Retryable
+from waypost_agent.errors import PROBATION, REPLACING, RESTORE_FAILED, WORKING, Retryable
+from waypost_agent.preflight import Learned
 from waypost_agent.protocol import ModelReport, ModelWish
 
 _PHASES: dict[type[d.Action], str] = {
     d.Fetch: p.DOWNLOADING,
     d.AskLease: p.STAGED,
+    d.MakeRoom: p.ACTIVATING,
     d.Prove: p.PROVING,
     d.UnloadCandidate: p.PROVING,
     d.Switch: p.ACTIVATING,
@@ -34,6 +36,7 @@ class Plan:
     seen: sit.Observed
     action: d.Action
     spoken: bool
+    learned: Learned = Learned()  # noqa: RUF009  # frozen values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,7 @@ def report_of(plan: Plan, rest: Rest | None, before: ModelReport | None) -> Mode
         reason_code=code,
         reason=(reason or action.reason)[: p.MAX_REASON],
         lease=_lease(plan),
+        learned=None if plan.learned == Learned() else asdict(plan.learned),
     )
 
 
@@ -85,15 +89,18 @@ def _phase(plan: Plan, rest: Rest | None, before: ModelReport | None) -> tuple[s
     failure = d.failure_for(plan.wish, plan.record)
     if rest is not None:
         if isinstance(action, d.Switch) and action.restoring:
-            return p.PENDING if failure is None else p.FAILED, RESTORE_FAILED, rest.error.reason
-        return p.PENDING, rest.error.code, rest.error.reason
+            waiting = p.ACTIVATING if _is_emptied(plan) else p.PENDING
+            return waiting if failure is None else p.FAILED, RESTORE_FAILED, rest.error.reason
+        return p.ACTIVATING if _is_emptied(plan) else p.PENDING, rest.error.code, rest.error.reason
     if failure is not None and _is_out_of_the_way(plan):
         return p.FAILED, failure.reason_code, failure.reason
     same = before is not None and before.generation == plan.entry.generation
     if isinstance(action, d.Wait):
         if action.reason_code == WORKING and same and before is not None and _moving(before):
             return before.phase, WORKING, action.reason
-        if action.reason_code == WORKING and _shows_its_switch(plan):
+        if action.reason_code == PROBATION:
+            return p.VERIFYING, PROBATION, action.reason
+        if action.reason_code == WORKING and (_shows_its_switch(plan) or _is_emptied(plan)):
             return p.ACTIVATING, WORKING, action.reason
         return p.PENDING, action.reason_code, action.reason
     if isinstance(action, d.Verify):
@@ -101,6 +108,8 @@ def _phase(plan: Plan, rest: Rest | None, before: ModelReport | None) -> tuple[s
         if before_asking and action.target == plan.record.committed:
             return p.STAGED, "golden-running", action.reason
         return p.VERIFYING, "golden-running", action.reason
+    if isinstance(action, d.MakeRoom):
+        return p.ACTIVATING, REPLACING, action.reason
     phase = _PHASES.get(type(action))
     if phase is None:
         phase = before.phase if same and before is not None else p.PENDING
@@ -132,6 +141,15 @@ def _shows_its_switch(plan: Plan) -> bool:
         return False
     moving = any(state in (sit.LOADING, sit.UNLOADING) for state in states.values())
     return moving and states.get(target.version) in (sit.LOADING, sit.READY)
+
+
+def _is_emptied(plan: Plan) -> bool:
+    """Whether nothing serves because the version before made room: a phase from before the switch
+    would tell the centre that nothing had begun here."""
+    room = plan.record.room
+    if room is None or room.since is None or plan.seen.ready:
+        return False
+    return (room.epoch, room.generation) == plan.wish.pair
 
 
 def _is_out_of_the_way(plan: Plan) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from waypost_agent import decide as d
 from waypost_agent.phases import Plan
+from waypost_agent.protocol import ModelReport
 
 _WORDS: dict[type[d.Action], str] = {
     d.Wait: "wait",
@@ -18,6 +19,7 @@ _WORDS: dict[type[d.Action], str] = {
     d.Retire: "forget the served version",
     d.Fetch: "fetch",
     d.AskLease: "ask for a lease for",
+    d.MakeRoom: "make room for",
     d.Prove: "prove",
     d.Switch: "switch",
     d.Verify: "verify",
@@ -26,6 +28,44 @@ _WORDS: dict[type[d.Action], str] = {
     d.Prune: "prune",
     d.Settled: "nothing",
 }
+
+
+def site_document(
+    plans: Sequence[tuple[str, Sequence[Plan]]], nobodys: Sequence[ModelReport]
+) -> dict[str, Any]:
+    """The next steps at every server, and the models that no server takes."""
+    models = [
+        {**({"server": name} if name else {}), **plan_document(plan)}
+        for name, each in plans
+        for plan in each
+    ]
+    return {"models": models + [_nobodys_document(report) for report in nobodys]}
+
+
+def site_lines(
+    plans: Sequence[tuple[str, Sequence[Plan]]], nobodys: Sequence[ModelReport]
+) -> list[str]:
+    """The same for people; a server without models is not spoken of."""
+    lines = []
+    for name, each in plans:
+        if each:
+            lines += [f"server {name}", *plan_lines(each)] if name else plan_lines(each)
+    lines += [f"{report.model}: {report.reason}" for report in nobodys]
+    return lines or ["nothing is wished of this site"]
+
+
+def _nobodys_document(report: ModelReport) -> dict[str, Any]:
+    return {
+        "server": None,
+        "model": report.model,
+        "step": None,
+        "version": None,
+        "wished": report.target,
+        "serving": None,
+        "settled": True,
+        "reason_code": report.reason_code,
+        "reason": report.reason,
+    }
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:

@@ -104,11 +104,16 @@ class ConfigCodec(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class BlobPart:
-    """The bytes of a blob from `offset` on; `total_bytes` is the size of the whole."""
+    """The bytes of a blob from `offset` on; `total_bytes` is the size of the whole.
+
+    `blame` tells the source that they were cut, late or wrong; True when another one can be asked
+    in its place.
+    """
 
     offset: int
     total_bytes: int
     chunks: Iterator[bytes]
+    blame: Callable[[str], bool] = lambda fault: False
 
 
 class BlobSource(Protocol):
@@ -119,7 +124,19 @@ class BlobSource(Protocol):
     ) -> AbstractContextManager[BlobPart]:
         """Open from `offset` up to `end` (None: the last byte), or from 0 when the source cannot.
 
-        Raises `Retryable`; `RangeRefused` when only the whole may be had.
+        Raises `Retryable`; `RangeRefused` when only the whole may be had, `BlobUnknown` when the
+        source has no such blob. May be called by several threads at once.
+        """
+        ...
+
+
+class MapSource(Protocol):
+    """Where chunk maps come from."""
+
+    def chunk_map(self, sha256: str) -> object | None:
+        """The map of a file as a parsed document, None where there is none to be had.
+
+        Raises `Retryable` when nobody answers.
         """
         ...
 

@@ -17,11 +17,13 @@ from typing import Any
 
 from waypost_agent.errors import AnswerError, Permanent
 from waypost_agent.manifest import Manifest, is_digest, parse_manifest
+from waypost_agent.probation import Probation, parse_probation
 
 VERSION = "1"
 CANDIDATE_SUFFIX = "--candidate"
 MAX_REASON = 500
 MAX_MODELS = 1000
+MAX_SIGNATURES = 16
 MAX_POLL_SECONDS = 86_400.0
 
 PENDING = "pending"
@@ -33,11 +35,15 @@ VERIFYING = "verifying"
 SUCCEEDED = "succeeded"
 FAILED = "failed"
 
+SWITCHES = ("surge", "replace", "auto")
+
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")  # Triton reads it as a signed 64-bit number
 _SITE = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 _CODE = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,512}")
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z")
+_KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
 _MAX_COUNT = (1 << 63) - 1
 
 Pair = tuple[int, int]  # (epoch, generation)
@@ -59,16 +65,19 @@ class Challenge:
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """An opaque token; it lives for `expires_seconds` from now."""
+    """An opaque token; it lives for `expires_seconds` from now. `rotate_by` is until when the
+    centre wants a new key, for display only; None when it wants none."""
 
     token: str
     expires_seconds: float
     session_counter: int
+    rotate_by: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelWish:
-    """What the centre wishes for one model; `version` None means: serve nothing."""
+    """What the centre wishes for one model; `version` None means: serve nothing. `signatures` are
+    as they came: what they are worth, `trust` says."""
 
     model: str
     generation: int
@@ -77,6 +86,9 @@ class ModelWish:
     previous: str | None
     manifest: Manifest | None
     lease_required: bool = False
+    switch: str = "surge"
+    probation: Probation | None = None
+    signatures: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +164,8 @@ class LeaseRefusal:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelReport:
-    """The state of one model; None means unknown, never false."""
+    """The state of one model; None means unknown, never false. `server` is the one of several
+    Tritons at the site that the model belongs to, `learned` what loading its target took here."""
 
     model: str
     generation: int
@@ -164,9 +177,15 @@ class ModelReport:
     reason_code: str
     reason: str
     lease: int | None = None
+    server: str | None = None
+    learned: Mapping[str, float | None] | None = None
 
     def document(self) -> dict[str, Any]:
-        return {**vars(self), "reason": self.reason[:MAX_REASON]}
+        document = {**vars(self), "reason": self.reason[:MAX_REASON]}
+        for key in ("server", "learned"):
+            if document[key] is None:
+                del document[key]
+        return document
 
 
 def parse_json(body: bytes) -> Any:
@@ -204,7 +223,20 @@ def parse_session(value: object) -> Session:
         token=_text(answer, "token", _TOKEN),
         expires_seconds=_seconds(answer, "expires_seconds"),
         session_counter=_count(answer, "session_counter"),
+        rotate_by=None if answer.get("rotate_by") is None else _text(answer, "rotate_by", _MOMENT),
     )
+
+
+def parse_rotation(value: object) -> str:
+    """The public key that the centre knows of this agent from now on, in base64."""
+    return _text(_object(value, "the answer to the new key"), "public_key", _KEY)
+
+
+def parse_measurement_answer(value: object, *, seq: int) -> None:
+    """Raises `AnswerError` unless it says that this very measurement was taken."""
+    accepted = _count(_object(value, "the answer to the measurement"), "accepted_seq")
+    if accepted != seq:
+        raise AnswerError(f"measurement {accepted} is said to be taken, sent was {seq}")
 
 
 def parse_report_answer(value: object) -> ReportAnswer:
@@ -281,6 +313,8 @@ def _parse_wish(value: object, epoch: int) -> ModelWish:
     if version is not None:
         wish = (model, epoch, wished_at, deployment, version)
         manifest = _parse_manifest(entry, wish)
+    else:
+        _check_nothing_is_wished(entry, model)
     return ModelWish(
         model=model,
         generation=wished_at,
@@ -289,7 +323,43 @@ def _parse_wish(value: object, epoch: int) -> ModelWish:
         previous=previous,
         manifest=manifest,
         lease_required="lease_required" in entry and _flag(entry, "lease_required"),
+        switch=_switch(entry),
+        probation=_probation(entry, model),
+        signatures=_signatures(entry, model),
     )
+
+
+def _signatures(entry: Mapping[str, Any], model: str) -> tuple[Mapping[str, Any], ...]:
+    signatures = entry.get("signatures")
+    if signatures is None:
+        return ()
+    if not isinstance(signatures, list) or len(signatures) > MAX_SIGNATURES:
+        raise AnswerError(f"signatures of {model} must be a list of at most {MAX_SIGNATURES}")
+    return tuple(_object(each, f"a signature of {model}") for each in signatures)
+
+
+def _switch(entry: Mapping[str, Any]) -> str:
+    switch = entry.get("switch", SWITCHES[0])
+    if switch not in SWITCHES:
+        raise AnswerError(f"switch is {switch!r:.80}; it must be one of {', '.join(SWITCHES)}")
+    return str(switch)
+
+
+def _probation(entry: Mapping[str, Any], model: str) -> Probation | None:
+    if entry.get("probation") is None:
+        return None
+    try:
+        return parse_probation(entry["probation"])
+    except ValueError as error:
+        raise AnswerError(f"the probation of {model} is refused: {error}") from error
+
+
+def _check_nothing_is_wished(entry: Mapping[str, Any], model: str) -> None:
+    """What takes a model out of service must be said whole: a key that was lost on the way, or one
+    that speaks of a version still, is an error and no order."""
+    for key in ("version", "manifest", "manifest_digest", "previous"):
+        if key not in entry or entry[key] is not None:
+            raise AnswerError(f"version of {model} is null or missing, and {key} is not null")
 
 
 def _parse_manifest(

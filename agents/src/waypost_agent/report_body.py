@@ -20,7 +20,6 @@ def report_body(
     seq: int,
     sent_at: str,
     made: p.Moment,
-    http_url: str,
     inventory: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """The whole document; `inventory` is left out when it is None. `made` is a moment at or before
@@ -36,11 +35,23 @@ def report_body(
         "triton": {
             "live": snapshot.triton.live,
             "version": snapshot.triton.version,
-            "http_url": http_url,
+            "http_url": snapshot.triton.http_url,
         },
         "models": [report.document() for report in _with_refusal(snapshot)],
     }
     return document if inventory is None else {**document, "inventory": inventory}
+
+
+def is_settled(snapshot: Snapshot) -> bool:
+    """Whether nothing is under way, waits or is wrong with an answer."""
+    return (
+        snapshot.refusal is None
+        and snapshot.triton.live
+        and all(
+            report.phase in (p.SUCCEEDED, p.FAILED) and report.lease is None
+            for report in snapshot.models
+        )
+    )
 
 
 def _with_refusal(snapshot: Snapshot) -> list[ModelReport]:

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 
 from waypost_agent import decide as d
 from waypost_agent import protocol as p
-from waypost_agent.agent import Agent
 from waypost_agent.clock import Clock
 from waypost_agent.errors import ROLLED_BACK
-from waypost_agent.journal import Journal
 from waypost_agent.rollback import Order, make_order
 from waypost_agent.said import read_said
+from waypost_agent.server import Server
 
 _LOOK_SECONDS = 0.2
 
@@ -29,24 +28,23 @@ class Outcome:
     sentence: str
 
 
-def give_order(agent: Agent, model: str, reason: str) -> Order:
+def give_order(server: Server, model: str, reason: str) -> Order:
     """Write down, durably, that the model goes back. Raises `Refused`."""
-    wishes = {wish.model: wish for wish in agent.loop.wishes()}
-    journal = Journal(agent.config.state_dir / "journal")
-    order = make_order(wishes.get(model), model, journal.load(model), reason)
-    agent.rollbacks.submit(order)
+    wishes = {wish.model: wish for wish in server.loop.wishes()}
+    order = make_order(wishes.get(model), model, server.journal.load(model), reason)
+    server.rollbacks.submit(order)
     return order
 
 
-def carry_out(agent: Agent, order: Order, clock: Clock) -> Outcome:
-    """Reconcile here until the model is settled or waits. Nobody else may reconcile meanwhile."""
-    busy_seconds = agent.config.timeouts.busy_poll_seconds * 2
-    while (rest_seconds := agent.loop.cycle()) < busy_seconds:
+def carry_out(server: Server, order: Order, clock: Clock, *, busy_seconds: float) -> Outcome:
+    """Reconcile here until the model is settled or waits; a rest under `busy_seconds` is the midst
+    of a step. Nobody else may reconcile meanwhile."""
+    while (rest_seconds := server.loop.cycle()) < busy_seconds:
         clock.sleep(rest_seconds)
-    answer = agent.rollbacks.answer_to(order)
+    answer = server.rollbacks.answer_to(order)
     if answer is not None and not answer.accepted:
         return Outcome(done=False, waits=False, sentence=answer.sentence)
-    (plan,) = (plan for plan in agent.loop.plan() if plan.entry.model == order.model)
+    (plan,) = (plan for plan in server.loop.plan() if plan.entry.model == order.model)
     if isinstance(plan.action, d.Settled):
         done = plan.action.reason_code == ROLLED_BACK
         return Outcome(done=done, waits=False, sentence=plan.action.reason)
@@ -54,7 +52,7 @@ def carry_out(agent: Agent, order: Order, clock: Clock) -> Outcome:
 
 
 def await_agent(
-    agent: Agent,
+    server: Server,
     order: Order,
     clock: Clock,
     *,
@@ -65,11 +63,11 @@ def await_agent(
     deadline = clock.monotonic() + seconds
     told = "the order waits for the agent that runs here"
     while True:
-        answer = agent.rollbacks.answer_to(order)
+        answer = server.rollbacks.answer_to(order)
         if answer is not None and not answer.accepted:
             return Outcome(done=False, waits=False, sentence=answer.sentence)
         if answer is not None:
-            sentence, outcome = _progress(agent, order)
+            sentence, outcome = _progress(server, order)
             if outcome is not None:
                 return outcome
             if sentence != told:
@@ -80,8 +78,8 @@ def await_agent(
         clock.sleep(_LOOK_SECONDS)
 
 
-def _progress(agent: Agent, order: Order) -> tuple[str, Outcome | None]:
-    said = read_said(agent.config.state_dir).get(order.model)
+def _progress(server: Server, order: Order) -> tuple[str, Outcome | None]:
+    said = read_said(server.config.state_dir).get(order.model)
     if said is None:
         # A model that the newest answer of the centre does not name is not spoken of.
         return "", Outcome(done=False, waits=True, sentence="the agent goes back, see status")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from waypost_agent.chunk_maps import MAPS_FOLDER, read_map
 from waypost_agent.durable import make_folder, write_durably
 from waypost_agent.errors import AnswerError, Permanent
 from waypost_agent.held import Place
@@ -51,6 +52,9 @@ class Staging:
     def partial_path(self, model: str, version: str, manifest: Manifest, sha256: str) -> Path:
         return self.folder(model, version, manifest) / _PARTIAL / sha256
 
+    def maps(self, model: str, version: str, manifest: Manifest) -> Path:
+        return self.folder(model, version, manifest) / MAPS_FOLDER
+
     def staged_path(self, model: str, version: str, manifest: Manifest, file: ManifestFile) -> Path:
         return _staged(self.folder(model, version, manifest), file)
 
@@ -78,11 +82,13 @@ class Staging:
         return not self.missing(model, version, manifest)
 
     def bytes_needed(self, model: str, version: str, manifest: Manifest) -> int:
-        """What the disk must still give; room that was taken for unfinished files counts as had."""
+        """What the disk must still give; room that was taken for unfinished files counts as had,
+        and chunk maps are there twice until the version is installed."""
         needed = sum(file.size for file in self.missing(model, version, manifest))
         for path in entries(self.folder(model, version, manifest) / _PARTIAL):
             needed -= path.lstat().st_blocks * 512
-        return max(needed, 0)
+        maps = sum(path.lstat().st_size for path in entries(self.maps(model, version, manifest)))
+        return max(needed, 0) + maps
 
     def names(self, model: str) -> frozenset[str]:
         """What is on its way or left over for a model."""
@@ -93,7 +99,11 @@ class Staging:
         for path in self._root.glob(f"*/*/{MANIFEST_FILE}"):
             manifest = read_manifest(path)
             if manifest is not None:
-                yield manifest, partial(_staged, path.parent)
+                yield Place(
+                    manifest=manifest,
+                    locate=partial(_staged, path.parent),
+                    map_of=partial(read_map, path.parent / MAPS_FOLDER),
+                )
 
     def remove(self, model: str, version: str, manifest: Manifest) -> None:
         remove(self.folder(model, version, manifest))

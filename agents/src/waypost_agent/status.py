@@ -5,25 +5,33 @@ from __future__ import annotations
 from typing import Any
 
 from waypost_agent import protocol as p
-from waypost_agent.agent import make_store, make_triton
-from waypost_agent.config import Config
+from waypost_agent.config import Config, ServerConfig
 from waypost_agent.identity import Identity
 from waypost_agent.inventory import describe_host
-from waypost_agent.journal import Journal
 from waypost_agent.observe import observe_model, observe_server
 from waypost_agent.said import read_said
+from waypost_agent.server import make_journal, make_store, make_triton
 from waypost_agent.triton_floor import floor_warning
 
 
 def describe_site(config: Config) -> dict[str, Any]:
-    """`site`, `triton` (live, version, extensions, warning), `host`, and of each model what serves,
-    is kept, failed, and what the agent last said of it (`said`: phase, reason, lease, when)."""
-    store, journal = make_store(config), Journal(config.state_dir / "journal")
-    triton = make_triton(config)
+    """`site`, `host`, and of each server `triton` (live, version, extensions, warning) and of each
+    model what serves, is kept, failed, and what the agent last said of it (`said`: phase, reason,
+    lease, when). `server` is empty where there is only one."""
+    membership = Identity(config.state_dir).membership()
+    return {
+        "site": None if membership is None else membership.site,
+        "host": describe_host(config.servers[0].triton.repository),
+        "servers": [_describe_server(config, server) for server in config.servers],
+    }
+
+
+def _describe_server(config: Config, its: ServerConfig) -> dict[str, Any]:
+    store, journal = make_store(config, its), make_journal(its.state_dir)
+    triton = make_triton(config, its)
     server = observe_server(triton)
     triton.close()
-    membership = Identity(config.state_dir).membership()
-    said = read_said(config.state_dir)
+    said = read_said(its.state_dir)
     models = []
     for model in sorted(store.known_models() | journal.models()):
         seen = observe_model(model, server, store, None)
@@ -46,7 +54,7 @@ def describe_site(config: Config) -> dict[str, Any]:
             }
         )
     return {
-        "site": None if membership is None else membership.site,
+        "server": its.name,
         "triton": {
             "live": server.live,
             "version": server.version,
@@ -54,22 +62,24 @@ def describe_site(config: Config) -> dict[str, Any]:
             "extensions": sorted(server.extensions) if server.live else None,
             "warning": floor_warning(server.version),
         },
-        "host": describe_host(config.triton.repository),
         "models": models,
     }
 
 
 def status_lines(document: dict[str, Any]) -> list[str]:
     """The same for people."""
-    triton = document["triton"]
-    lines = [
-        f"site {document['site'] or 'not joined'}, "
-        f"Triton {triton['version'] if triton['live'] else 'not reachable'}"
-    ]
-    if triton["warning"]:
-        lines.append(f"warning: {triton['warning']}")
-    for model in document["models"]:
-        lines += _model_lines(model)
+    lines = [f"site {document['site'] or 'not joined'}"]
+    for server in document["servers"]:
+        triton, name = server["triton"], server["server"]
+        says = f"Triton {triton['version'] if triton['live'] else 'not reachable'}"
+        if name:
+            lines.append(f"server {name}, {says}")
+        else:
+            lines[0] += f", {says}"
+        if triton["warning"]:
+            lines.append(f"warning: {triton['warning']}")
+        for model in server["models"]:
+            lines += _model_lines(model)
     return lines
 
 

@@ -6,13 +6,16 @@ nothing else is ever put beside it. Knows nothing of servers, wishes or the netw
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
+from waypost_agent.chunk_maps import MAPS_FOLDER, copy_maps, read_map
 from waypost_agent.download import hash_file
 from waypost_agent.durable import (
     disk_errors,
@@ -40,7 +43,7 @@ from waypost_agent.staging import (
     read_manifest,
     staging_name,
 )
-from waypost_agent.trees import drop_caches, entries, remove, seal, sizes
+from waypost_agent.trees import drop_caches, entries, has_size, remove, seal, sizes
 
 _log = logging.getLogger(__name__)
 _DAMAGE_FILE = "damage.json"
@@ -142,6 +145,16 @@ class Store:
                 raise Retryable("digest-mismatch", f"{name} of {model} {version} is damaged")
             return path.read_bytes()
 
+    def peek_record(self, model: str, version: str, name: str) -> bytes | None:
+        """The same as a look that changes nothing; None unless it has the bytes of its manifest."""
+        manifest = self.manifest(model, version)
+        wanted = [file.sha256 for file in manifest.record if file.path == name] if manifest else []
+        try:
+            data = (self._versions / model / version / name).read_bytes()
+        except OSError:
+            return None
+        return data if wanted == [hashlib.sha256(data).hexdigest()] else None
+
     def has_candidate(self, model: str) -> bool:
         return os.path.lexists(self.candidate_folder(model))
 
@@ -209,7 +222,33 @@ class Store:
                     self._quarantine.place(model, version),
                     self.version_folder(model, version),
                 ):
-                    yield manifest, _locate(payload, record)
+                    yield Place(
+                        manifest=manifest,
+                        locate=_locate(payload, record),
+                        map_of=partial(read_map, record / MAPS_FOLDER),
+                    )
+
+    def map_folders(self, model: str) -> Iterator[tuple[Manifest, Path]]:
+        """Of each installed version of a model: its manifest, and where its chunk maps are kept."""
+        for version in sorted(self.recorded(model)):
+            if (manifest := self.manifest(model, version)) is not None:
+                yield manifest, self._versions / model / version / MAPS_FOLDER
+
+    def find_file(self, sha256: str) -> Path | None:
+        """An installed or staged file that should have these bytes, as others may be given it."""
+        for model in sorted(self.known_models()):
+            for version in sorted(self.recorded(model) - self.damaged(model).keys()):
+                manifest = self.manifest(model, version)
+                record = self._versions / model / version
+                locate = _locate(self.version_folder(model, version), record)
+                for file in () if manifest is None else manifest.files:
+                    if file.sha256 == sha256 and has_size(locate(file), file.size):
+                        return locate(file)
+        for place in self.staging.places():
+            for file in place.manifest.files:
+                if file.sha256 == sha256 and has_size(place.locate(file), file.size):
+                    return place.locate(file)
+        return None
 
     # Room
 
@@ -234,6 +273,12 @@ class Store:
                 f"the disk has {free} free",
             )
 
+    def has_room(self, size: int) -> bool:
+        """Whether the disk takes so many bytes more and keeps its reserve. Raises `OSError`."""
+        disk = os.statvfs(self._root)
+        reserve = self._reserve_of(disk.f_blocks * disk.f_frsize)
+        return self._free_bytes(self._root) >= size + reserve
+
     # Changes
 
     def record(self, model: str, version: str, manifest: Manifest) -> None:
@@ -243,6 +288,7 @@ class Store:
         with self.disk_errors(f"recording {model} {version}"):
             make_folder(folder)
             (folder / MANIFEST_FILE).unlink(missing_ok=True)
+            copy_maps(self.staging.maps(model, version, manifest), folder / MAPS_FOLDER)
             for name in (CONFIG_FILE, GOLDEN_FILE):
                 write_durably(folder / name, (staged / name).read_bytes())
             write_durably(folder / MANIFEST_FILE, encode_manifest(manifest))
@@ -319,6 +365,14 @@ class Store:
         with self.disk_errors(f"writing the configuration of {model}"):
             path = self.repository / model / CONFIG_FILE
             write_durably(path, config_text.encode(), temporary_in=self._building)
+
+    def config_sha256(self, model: str) -> str | None:
+        """Of the repository's configuration as it lies there, None without one."""
+        try:
+            data = (self.repository / model / CONFIG_FILE).read_bytes()
+        except FileNotFoundError:
+            return None
+        return hashlib.sha256(data).hexdigest()
 
     def remove_config(self, model: str) -> None:
         with self.disk_errors(f"removing the configuration of {model}"):

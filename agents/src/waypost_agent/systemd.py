@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Collection, Mapping
 
 from waypost_agent.clock import Clock
 
@@ -33,12 +34,13 @@ class Notifier:
         """Show this sentence where the manager shows the service's state."""
         self._send("STATUS=" + " ".join(sentence.split()))
 
-    def beat(self, now: float) -> None:
-        """A sign of life, when one is due. `now` is monotonic, in seconds."""
+    def beat(self, now: float) -> bool:
+        """A sign of life, when one is due; whether it was. `now` is monotonic, in seconds."""
         if self._every_seconds is None or now < self._beat_at:
-            return
+            return False
         self._beat_at = now + self._every_seconds
         self._send("WATCHDOG=1")
+        return True
 
     def _send(self, message: str) -> None:
         if self._address is None:
@@ -63,18 +65,40 @@ def notifier_from(environment: Mapping[str, str]) -> Notifier:
     return Notifier(environment.get("NOTIFY_SOCKET") or None, seconds)
 
 
+class Turning:
+    """Several loops in one process: life is told when each of them turned since it was told last,
+    so that one that hangs is silence however busy the others are."""
+
+    def __init__(self, notifier: Notifier, names: Collection[str]) -> None:
+        self._notifier = notifier
+        self._names = frozenset(names)
+        self._silent = set(names)
+        self._lock = threading.Lock()
+
+    def of(self, name: str) -> Callable[[float], None]:
+        """What the loop of this name calls, with the monotonic time, as often as it turns."""
+
+        def turned(now: float) -> None:
+            with self._lock:
+                self._silent.discard(name)
+                if not self._silent and self._notifier.beat(now):
+                    self._silent.update(self._names)
+
+        return turned
+
+
 class TurningClock:
-    """The main thread's clock. Whoever asks it the time is turning: the loop does between its
+    """The clock of a loop's thread. Whoever asks it the time is turning: the loop does between its
     looks, in each wait for Triton and between the pieces of a download. A step that hangs does
     not ask, and its silence is what the manager waits for."""
 
-    def __init__(self, clock: Clock, notifier: Notifier) -> None:
+    def __init__(self, clock: Clock, turned: Callable[[float], object]) -> None:
         self._clock = clock
-        self._notifier = notifier
+        self._turned = turned
 
     def monotonic(self) -> float:
         now = self._clock.monotonic()
-        self._notifier.beat(now)
+        self._turned(now)
         return now
 
     def boottime(self) -> float:

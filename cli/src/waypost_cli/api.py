@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 
 from waypost_cli.errors import CliError
 from waypost_cli.transport import ATTEMPTS, READ_TIMEOUT_SECONDS, Answer, Transport
+from waypost_cli.upload_api import UploadApi
 
 Document = Mapping[str, object]
 
@@ -31,17 +32,38 @@ class Api:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+        self.uploads = UploadApi(transport)
 
     def create_version(
-        self, *, model: str, version: str | None, manifest: Document, labels: Mapping[str, str]
+        self,
+        *,
+        model: str,
+        version: str | None,
+        manifest: Document,
+        labels: Mapping[str, str],
+        lineage: Document | None = None,
     ) -> Document:
-        body: dict[str, object] = {"manifest": manifest}
-        if version is not None:
-            body["version"] = version
-        if labels:
-            body["labels"] = labels
+        body = _version_body(version, manifest, labels, lineage)
         # The same manifest finds the same version again, so a repetition makes no second one.
-        return _document(self._post(f"/models/{_q(model)}/versions", body, attempts=ATTEMPTS))
+        return _document(self._post(f"/models/{_q(model)}/versions", body))
+
+    def try_version(
+        self,
+        *,
+        model: str,
+        version: str | None,
+        manifest: Document,
+        labels: Mapping[str, str],
+        lineage: Document | None,
+        texts: Mapping[str, str],
+    ) -> Document:
+        """What `create_version` and all after it would come to; keeps nothing. `texts`: of the
+        small files whose content is judged, by path."""
+        body = {**_version_body(version, manifest, labels, lineage), "texts": dict(texts)}
+        answer = self._transport.request(
+            "POST", f"/models/{_q(model)}/versions", query={"dry_run": "true"}, json=body
+        )
+        return _document(answer)
 
     def put_blob(
         self,
@@ -65,19 +87,73 @@ class Api:
 
     def finalise_version(self, *, model: str, version: str) -> Document:
         path = f"/models/{_q(model)}/versions/{_q(version)}/finalise"
-        return _document(self._post(path, {}, attempts=ATTEMPTS))
+        # Again it changes nothing, and reading a large model may take its time.
+        return _document(self._post(path, {}, named=False))
+
+    def put_signature(self, *, model: str, version: str, signature: bytes) -> Document:
+        """The same again changes nothing. The bytes go as they are: the control plane reads them
+        more strictly than a JSON library would."""
+        answer = self._transport.request(
+            "PUT",
+            f"/models/{_q(model)}/versions/{_q(version)}/signature",
+            content=lambda: [signature],
+            headers={"Content-Length": str(len(signature)), "Content-Type": "application/json"},
+        )
+        return _document(answer)
+
+    def list_signing_keys(self) -> list[Document]:
+        return list(self._pages("/signing-keys", {}))
+
+    def add_signing_key(self, *, name: str, public_key: str) -> Document:
+        body = {"name": name, "public_key": public_key}
+        return _document(self._post("/signing-keys", body))
+
+    def revoke_signing_key(self, name: str, *, reason: str) -> Document:
+        path = f"/signing-keys/{_q(name)}/revoke"
+        return _document(self._post(path, {"reason": reason}))
+
+    def link_model(self, model: str, link: Document) -> Document:
+        """The same link again is the same link."""
+        path = f"/models/{_q(model)}/registry-links"
+        return _document(self._post(path, link))
+
+    def list_links(self, model: str) -> list[Document]:
+        return list(self._pages(f"/models/{_q(model)}/registry-links", {}))
+
+    def unlink_model(self, model: str, link_id: str) -> None:
+        path = f"/models/{_q(model)}/registry-links/{_number(link_id, 'link', 'links MODEL')}"
+        self._transport.request("DELETE", path, attempts=1)
+
+    def import_version(self, model: str, asked: Document) -> Document:
+        """An import that is under way, or over, is asked for again without harm."""
+        return _document(self._post(f"/models/{_q(model)}/imports", asked))
+
+    def get_import(self, model: str, import_id: str) -> Document:
+        path = f"/models/{_q(model)}/imports/{_number(import_id, 'import', 'imports MODEL')}"
+        return _document(self._transport.request("GET", path))
+
+    def list_imports(self, model: str, *, limit: int) -> list[Document]:
+        """Newest first."""
+        return list(itertools.islice(self._pages(f"/models/{_q(model)}/imports", {}), limit))
 
     def list_sites(self, filters: Mapping[str, str]) -> list[Document]:
         return list(self._pages("/sites", filters))
 
     def add_site(self, site: Document) -> Document:
-        return _document(self._post("/sites", site, attempts=1))
+        return _document(self._post("/sites", site))
 
     def make_enrolment_token(self, site: str) -> Document:
-        return _document(self._post(f"/sites/{_q(site)}/enrolment-tokens", {}, attempts=1))
+        return _document(self._post(f"/sites/{_q(site)}/enrolment-tokens", {}))
+
+    def ask_for_new_key(self, site: str, by: str | None) -> Document:
+        body = {} if by is None else {"by": by}
+        return _document(self._post(f"/sites/{_q(site)}/agent/new-key", body))
+
+    def unlock_agent(self, site: str, reason: str) -> Document:
+        return _document(self._post(f"/sites/{_q(site)}/agent/unlock", {"reason": reason}))
 
     def start_rollout(self, asked: Document) -> Document:
-        return _document(self._post("/rollouts", asked, attempts=1))
+        return _document(self._post("/rollouts", asked))
 
     def plan_rollout(self, asked: Document) -> Document:
         """What `start_rollout` would do. Changes nothing, so it may be asked again."""
@@ -110,7 +186,7 @@ class Api:
         return _watched(answer)
 
     def tell_rollout(self, rollout_id: str, *, verb: str, body: Document) -> Document:
-        return _document(self._post(f"/rollouts/{_number(rollout_id)}/{verb}", body, attempts=1))
+        return _document(self._post(f"/rollouts/{_number(rollout_id)}/{verb}", body))
 
     def list_events(self, rollout_id: str, *, limit: int) -> list[Document]:
         """Newest first."""
@@ -126,11 +202,11 @@ class Api:
         return list(self._pages("/freezes", filters))
 
     def freeze(self, asked: Document) -> Document:
-        return _document(self._post("/freezes", asked, attempts=1))
+        return _document(self._post("/freezes", asked))
 
     def lift_freeze(self, freeze_id: str, *, reason: str | None) -> Document:
         path = f"/freezes/{_number(freeze_id, 'freeze', 'freeze list')}/lift"
-        return _document(self._post(path, _reason(reason), attempts=1))
+        return _document(self._post(path, _reason(reason)))
 
     def get_budget(self) -> Document:
         return _document(self._transport.request("GET", "/budget"))
@@ -150,16 +226,53 @@ class Api:
         return _document(answer)
 
     def create_strategy(self, strategy: Document) -> Document:
-        return _document(self._post("/strategies", strategy, attempts=1))
+        return _document(self._post("/strategies", strategy))
 
     def retire_strategy(self, name: str, *, reason: str | None) -> Document:
         path = f"/strategies/{_q(name)}/retire"
-        return _document(self._post(path, _reason(reason), attempts=1))
+        return _document(self._post(path, _reason(reason)))
+
+    def get_version(self, model: str, version: str) -> Document:
+        path = f"/models/{_q(model)}/versions/{_q(version)}"
+        return _document(self._transport.request("GET", path))
+
+    def list_versions(self, model: str) -> list[Document]:
+        return list(self._pages(f"/models/{_q(model)}/versions", {}))
+
+    def change_version(self, model: str, version: str, body: Document) -> Document:
+        path = f"/models/{_q(model)}/versions/{_q(version)}"
+        return _document(self._transport.request("PATCH", path, json=body))
+
+    def list_channels(self, model: str) -> list[Document]:
+        return list(self._pages(f"/models/{_q(model)}/channels", {}))
+
+    def move_channel(self, model: str, channel: str, body: Document) -> Document:
+        path = f"/models/{_q(model)}/channels/{_q(channel)}"
+        # To where it is already it changes nothing.
+        return _document(self._transport.request("PUT", path, json=body))
+
+    def remove_channel(self, model: str, channel: str) -> None:
+        path = f"/models/{_q(model)}/channels/{_q(channel)}"
+        self._transport.request("DELETE", path, attempts=1)
 
     def tell_version(self, model: str, version: str, *, verb: str, body: Document) -> Document:
-        """`quarantine` or `release`."""
+        """`quarantine`, `release`, `approve`, `withdraw-approval`, `retire` or `unretire`."""
         path = f"/models/{_q(model)}/versions/{_q(version)}/{verb}"
-        return _document(self._post(path, body, attempts=1))
+        return _document(self._post(path, body))
+
+    def fit(self, model: str, version: str, query: Mapping[str, str]) -> Document:
+        """Which sites can take the version."""
+        path = f"/models/{_q(model)}/versions/{_q(version)}/fit"
+        return _document(self._transport.request("GET", path, query=dict(query)))
+
+    def waive_triton_floor(self, site: str, reason: str) -> Document:
+        path = f"/sites/{_q(site)}/triton-floor-waiver"
+        return _document(self._post(path, {"reason": reason}))
+
+    def restore_triton_floor(self, site: str, reason: str) -> None:
+        path = f"/sites/{_q(site)}/triton-floor-waiver"
+        query = {"reason": reason} if reason else {}
+        self._transport.request("DELETE", path, query=query)
 
     def set_drift_policy(self, model: str, body: Document) -> Document:
         return _document(self._transport.request("PATCH", f"/models/{_q(model)}", json=body))
@@ -170,11 +283,36 @@ class Api:
     def tell_site_model(self, site: str, model: str, *, verb: str, reason: str | None) -> Document:
         """`pin` or `unpin`."""
         path = f"/sites/{_q(site)}/models/{_q(model)}/{verb}"
-        return _document(self._post(path, _reason(reason), attempts=1))
+        return _document(self._post(path, _reason(reason)))
 
-    def _post(self, path: str, body: Document, *, attempts: int) -> Answer:
+    def list_tokens(self, filters: Mapping[str, str]) -> list[Document]:
+        return list(self._pages("/tokens", filters))
+
+    def create_token(self, asked: Document) -> Document:
+        return _document(self._post("/tokens", asked))
+
+    def revoke_token(self, token_id: str, *, reason: str | None) -> Document:
+        path = f"/tokens/{_number(token_id, 'token', 'tokens list')}/revoke"
+        return _document(self._post(path, _reason(reason)))
+
+    def list_publishers(self) -> list[Document]:
+        return list(self._pages("/publishers", {}))
+
+    def add_publisher(self, asked: Document) -> Document:
+        return _document(self._post("/publishers", asked))
+
+    def revoke_publisher(self, name: str, *, reason: str | None) -> Document:
+        path = f"/publishers/{_q(name)}/revoke"
+        return _document(self._post(path, _reason(reason)))
+
+    def _post(self, path: str, body: Document, *, named: bool = True) -> Answer:
+        """`named`: however often it is sent, it happens once."""
         return self._transport.request(
-            "POST", path, json=body, attempts=attempts, read_timeout_seconds=READ_TIMEOUT_SECONDS
+            "POST",
+            path,
+            json=body,
+            once=named,
+            read_timeout_seconds=READ_TIMEOUT_SECONDS,
         )
 
     def _pages(self, path: str, filters: Mapping[str, str]) -> Iterator[Document]:
@@ -193,6 +331,22 @@ class Api:
                 query = dict(parse_qsl(urlsplit(following).query))
                 if query == asked:
                     raise _unexpected("a page that names itself as the next one")
+
+
+def _version_body(
+    version: str | None,
+    manifest: Document,
+    labels: Mapping[str, str],
+    lineage: Document | None,
+) -> dict[str, object]:
+    body: dict[str, object] = {"manifest": manifest}
+    if version is not None:
+        body["version"] = version
+    if labels:
+        body["labels"] = labels
+    if lineage:
+        body["lineage"] = lineage
+    return body
 
 
 def _q(part: str) -> str:

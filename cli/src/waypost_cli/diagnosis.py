@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from waypost_cli.connection import Connection
-from waypost_cli.errors import ApiError, CliError, UnavailableError
+from waypost_cli.errors import ApiError, CliError, UnavailableError, UnderWayError
 
 _CERTIFICATE_EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
 _HOSTNAME_MISMATCH = 62  # X509_V_ERR_HOSTNAME_MISMATCH
@@ -105,8 +105,9 @@ def _problem(
     details = [said(line) for line in _field_lines(document.get("errors"))]
     details.append(f"code {code}, request id {said(request_id)}")
     cure = _cure(status, code, document)
-    if status == 429 or status >= 500:
-        return UnavailableError(
+    under_way = code == "call-under-way"
+    if under_way or status == 429 or status >= 500:
+        return (UnderWayError if under_way else UnavailableError)(
             message,
             details=details,
             cure=cure,

@@ -58,6 +58,14 @@ class UnavailableError(CliError):
         self.answered = answered
 
 
+class UnderWayError(UnavailableError):
+    """An earlier attempt of this very call is not over yet, or was cut off."""
+
+
+class LinkExpiredError(CliError):
+    """An address that was good for a while is not any more; a fresh one may be."""
+
+
 class ApiError(CliError):
     """A refusal by the control plane (RFC 9457). `code` is stable; `extra`: other members."""
 

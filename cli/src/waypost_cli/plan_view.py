@@ -49,9 +49,17 @@ def _stages(plan: Document) -> Table:
         name = f"{stage.get('name')}{' (trailing)' if stage.get('trailing') else ''}"
         soak = format_seconds(_number(stage, "soak_seconds"))
         takes = format_seconds(_number(stage, "expected_seconds"))
-        holds = "; ".join(_texts(stage, "limit_sentences"))
+        holds = "; ".join([*_builds(stage), *_texts(stage, "limit_sentences")])
         add_row(table, (name, len(names), soak, takes, _listed(names), holds))
     return table
+
+
+def _builds(stage: Document) -> list[str]:
+    """How many sites get which build, where there are several."""
+    variants = stage.get("variants")
+    if not isinstance(variants, dict) or not set(variants) - {"default"}:
+        return []
+    return ["variants: " + ", ".join(f"{n} {count}" for n, count in sorted(variants.items()))]
 
 
 def _documents(plan: Document, key: str) -> list[Document]:

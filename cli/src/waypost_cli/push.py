@@ -2,14 +2,16 @@
 word. Decides what is sent and what a refusal means; it must not know what is printed."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Protocol
 
 from waypost_cli.api import Api, Document
-from waypost_cli.bundle import Bundle, LocalFile, file_changed
+from waypost_cli.bundle import PIECE_BYTES, Bundle, LocalFile, file_changed
 from waypost_cli.errors import ApiError, CliError
+from waypost_cli.upload_api import BlobPlace
+from waypost_cli.uploading import Meter, Sending, send_large
 
 PARALLEL_UPLOADS = 4
 _FINALISE_ROUNDS = 2
@@ -43,22 +45,35 @@ def push(
     version: str | None,
     bundle: Bundle,
     labels: Mapping[str, str],
+    lineage: Document | None = None,
+    parallel: int = PARALLEL_UPLOADS,
     observer: PushObserver,
 ) -> Pushed:
     """Repeating it with the same bytes changes nothing and is no error."""
     document = api.create_version(
-        model=model, version=version, manifest=bundle.manifest(), labels=labels
+        model=model,
+        version=version,
+        manifest=bundle.manifest(),
+        labels=labels,
+        lineage=lineage,
     )
     number = document.get("version")
     if not isinstance(number, str | int):
         raise CliError("the control plane did not say which version it made")
-    if document.get("state") == "registered":
+    if document.get("state") != "uploading":
         return Pushed(document=document, already=True, uploaded_files=0, uploaded_bytes=0)
     missing: object = document.get("missing")
     files_sent, bytes_sent = 0, 0
     for attempt in range(1, _FINALISE_ROUNDS + 1):
         files = _files_for(bundle, missing)
-        upload_all(api, model=model, version=str(number), files=files, observer=observer)
+        upload_all(
+            api,
+            model=model,
+            version=str(number),
+            files=files,
+            observer=observer,
+            parallel=parallel,
+        )
         files_sent, bytes_sent = files_sent + len(files), bytes_sent + sum(f.size for f in files)
         try:
             document = api.finalise_version(model=model, version=str(number))
@@ -74,21 +89,35 @@ def push(
 
 
 def upload_all(
-    api: Api, *, model: str, version: str, files: Sequence[LocalFile], observer: PushObserver
+    api: Api,
+    *,
+    model: str,
+    version: str,
+    files: Sequence[LocalFile],
+    observer: PushObserver,
+    parallel: int = PARALLEL_UPLOADS,
 ) -> None:
-    """Up to four at once, each streamed from disk. The first failure stops the others."""
+    """Up to `parallel` at once, each streamed from disk. The first failure stops the others."""
     if not files:
         return
     observer.uploading(len(files), sum(file.size for file in files))
     stopped = threading.Event()
+    sending = Sending(
+        uploads=api.uploads, slot=threading.BoundedSemaphore(parallel), parallel=parallel
+    )
 
     def upload(file: LocalFile) -> None:
         if stopped.is_set():
             return
-        _upload(api, model=model, version=version, file=file, observer=observer, stopped=stopped)
+        meter = Meter(observer.sent, stopped)
+        place = BlobPlace(model=model, version=version, sha256=file.sha256)
+        if file.size > PIECE_BYTES:
+            send_large(sending, place, file, meter)
+        else:
+            _send_whole(api, place, file, meter)
         observer.uploaded(file)
 
-    with ThreadPoolExecutor(max_workers=PARALLEL_UPLOADS, thread_name_prefix="push") as pool:
+    with ThreadPoolExecutor(max_workers=parallel, thread_name_prefix="push") as pool:
         futures = [pool.submit(upload, file) for file in files]
         try:
             for future in as_completed(futures):
@@ -99,53 +128,19 @@ def upload_all(
             raise
 
 
-class _StoppedError(CliError):
-    """Another upload failed; that one's error is the one to show."""
-
-
-def _upload(
-    api: Api,
-    *,
-    model: str,
-    version: str,
-    file: LocalFile,
-    observer: PushObserver,
-    stopped: threading.Event,
-) -> None:
-    counter = _Counter(observer.sent, stopped)
+def _send_whole(api: Api, place: BlobPlace, file: LocalFile, meter: Meter) -> None:
     try:
         api.put_blob(
-            model=model,
-            version=version,
+            model=place.model,
+            version=place.version,
             sha256=file.sha256,
             size_bytes=file.size,
-            content=lambda: file.chunks(counter.start()),
+            content=lambda: file.chunks(meter.start()),
         )
     except ApiError as error:
         if error.code in ("digest-mismatch", "size-mismatch"):
             raise file_changed(file) from error
         raise
-
-
-class _Counter:
-    """Counts one file's bytes and takes them back when an attempt starts over."""
-
-    def __init__(self, sent: Callable[[int], None], stopped: threading.Event) -> None:
-        self._sent = sent
-        self._stopped = stopped
-        self._total_bytes = 0
-
-    def start(self) -> Callable[[int], None]:
-        if self._total_bytes:
-            self._sent(-self._total_bytes)
-        self._total_bytes = 0
-        return self._add
-
-    def _add(self, size_bytes: int) -> None:
-        if self._stopped.is_set():
-            raise _StoppedError("another upload failed")
-        self._total_bytes += size_bytes
-        self._sent(size_bytes)
 
 
 def _files_for(bundle: Bundle, missing: object) -> list[LocalFile]:

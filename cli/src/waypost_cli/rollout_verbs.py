@@ -46,6 +46,7 @@ def add_verbs(app: typer.Typer) -> None:
     app.command("retry-failed")(_retry_failed)
     app.command("approve")(_approve)
     app.command("abort")(_abort)
+    app.command("stop-waiting")(_stop_waiting)
     app.command("rollback")(_rollback)
 
 
@@ -75,7 +76,7 @@ def _resume(
 
 @connected()
 def _promote(session: Session, rollout_id: IdArgument, reason: NeededReasonOption) -> None:
-    """End the soak of the stage that soaks, and stand for its approval."""
+    """End the soak of the stage that soaks. It stands for missing evidence, not for an approval."""
     _tell(session, rollout_id, "promote", reason=reason)
 
 
@@ -111,6 +112,12 @@ def _approve(
 def _abort(session: Session, rollout_id: IdArgument, reason: NeededReasonOption) -> None:
     """Stop a rollout where it is: who has the version keeps it."""
     _tell(session, rollout_id, "abort", reason=reason)
+
+
+@connected()
+def _stop_waiting(session: Session, rollout_id: IdArgument, reason: NeededReasonOption) -> None:
+    """End a rollback or an abort without the sites it waits for; each returns when it can."""
+    _tell(session, rollout_id, "stop-waiting", reason=reason)
 
 
 @connected()

@@ -93,6 +93,62 @@ def token_command(
         session.output.raw(clean(command))
 
 
+@sites_app.command("new-key")
+@connected()
+def new_key_command(
+    session: Session,
+    name: Annotated[str, typer.Argument(help="Name of the site.", metavar="NAME")],
+    by: Annotated[
+        str | None,
+        typer.Option("--by", metavar="TIME", help="Until when; default: in a week."),
+    ] = None,
+) -> None:
+    """Ask the site's agent for a new key; it makes one when it next logs in, within the hour."""
+    agent = session.api.ask_for_new_key(name, by)
+    session.output.say(
+        f"the agent of {name} is asked for a new key, by {clean(str(agent.get('rotate_by')))}"
+    )
+    if session.output.format is OutputFormat.JSON:
+        session.output.document(agent)
+
+
+@sites_app.command("unlock")
+@connected()
+def unlock_command(
+    session: Session,
+    name: Annotated[str, typer.Argument(help="Name of the site.", metavar="NAME")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is kept with the site.")],
+) -> None:
+    """Let an agent in again that was locked because two held its key."""
+    agent = session.api.unlock_agent(name, reason)
+    session.output.say(f"the agent of {name} may log in again")
+    if session.output.format is OutputFormat.JSON:
+        session.output.document(agent)
+
+
+@sites_app.command("waive-floor")
+@connected()
+def waive_floor_command(
+    session: Session,
+    name: Annotated[str, typer.Argument(help="Name of the site.", metavar="NAME")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is kept with the site.")] = "",
+    take_back: Annotated[
+        bool, typer.Option("--take-back", help="The floor holds there again.")
+    ] = False,
+) -> None:
+    """Let versions that run code go to a site whose Triton is below the security floor."""
+    if take_back:
+        session.api.restore_triton_floor(name, reason)
+        session.output.say(f"the security floor holds at {name} again")
+        return
+    if not reason.strip():
+        raise CliError("--reason is missing", cure="say why; it is kept with the site")
+    waived = session.api.waive_triton_floor(name, reason)
+    session.output.say(f"the security floor of Triton is waived for {name}")
+    if session.output.format is OutputFormat.JSON:
+        session.output.document(waived)
+
+
 def _list(session: Session, *, tier: str | None, region: str | None, health: str | None) -> None:
     filters = {"tier": tier, "region": region, "health": health}
     sites = session.api.list_sites({key: value for key, value in filters.items() if value})

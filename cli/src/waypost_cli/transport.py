@@ -2,24 +2,28 @@
 what cures it, and whether to try again; it must not know what the paths mean."""
 
 import random
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
 
 import httpx2
 
 from waypost_cli.connection import API_PATH, Connection
 from waypost_cli.diagnosis import describe_answer, describe_failure
-from waypost_cli.errors import UnavailableError
+from waypost_cli.errors import LinkExpiredError, UnavailableError, UnderWayError
 
 ATTEMPTS = 5
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
 _CONNECT_TIMEOUT_SECONDS = 10.0
+# The control plane frees the name of a call that was cut off after a minute.
+_LONGEST_UNDER_WAY = 75
 READ_TIMEOUT_SECONDS = 60.0
 
 Sleep = Callable[[float], None]
@@ -32,6 +36,7 @@ class Answer:
     status: int
     body: object
     etag: str | None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Transport:
@@ -51,6 +56,12 @@ class Transport:
             verify=connection.tls or True,
             follow_redirects=False,  # a redirect would carry the request to another server
         )
+        self._elsewhere = httpx2.Client(
+            headers={"User-Agent": f"waypost-cli/{own_version()}"},
+            verify=connection.tls or True,
+            follow_redirects=False,
+            timeout=httpx2.Timeout(READ_TIMEOUT_SECONDS, connect=_CONNECT_TIMEOUT_SECONDS),
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -62,6 +73,7 @@ class Transport:
         trace: TracebackType | None,
     ) -> None:
         self._client.close()
+        self._elsewhere.close()
 
     def request(
         self,
@@ -74,14 +86,19 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
         attempts: int = ATTEMPTS,
+        once: bool = False,
     ) -> Answer:
         """Repeats while the failure may pass, with exponential back-off.
 
-        `content` is called anew for each attempt. Raises `CliError`, mostly `ApiError` or
-        `UnavailableError`.
+        `content` is called anew for each attempt. `once`: all attempts carry the same
+        `Idempotency-Key`, so that the control plane does it once. Raises `CliError`, mostly
+        `ApiError` or `UnavailableError`.
         """
         timeout = httpx2.Timeout(read_timeout_seconds, connect=_CONNECT_TIMEOUT_SECONDS)
-        for attempt in range(1, attempts + 1):
+        if once:
+            headers = {**(headers or {}), "Idempotency-Key": secrets.token_urlsafe(24)}
+        attempt, waits = 1, 0
+        while True:
             try:
                 return self._once(
                     method,
@@ -92,11 +109,16 @@ class Transport:
                     timeout=timeout,
                     content=content() if content else None,
                 )
-            except UnavailableError as error:
-                if attempt == attempts or not self._worth_repeating(error):
+            except UnderWayError as error:
+                waits += 1
+                if waits > _LONGEST_UNDER_WAY:
                     raise
                 self._sleep(_pause_seconds(attempt, error.retry_after_seconds))
-        raise ValueError("attempts must be at least 1")
+            except UnavailableError as error:
+                if attempt >= attempts or not self._worth_repeating(error):
+                    raise
+                self._sleep(_pause_seconds(attempt, error.retry_after_seconds))
+                attempt += 1
 
     def _once(
         self,
@@ -130,7 +152,44 @@ class Transport:
             return Answer(status=304, body=None, etag=response.headers.get("ETag"))
         body = describe_answer(response, self._connection)
         self._answered.set()
-        return Answer(status=response.status_code, body=body, etag=response.headers.get("ETag"))
+        return Answer(
+            status=response.status_code,
+            body=body,
+            etag=response.headers.get("ETag"),
+            headers=response.headers,
+        )
+
+    def put_elsewhere(self, url: str, content: Iterable[bytes], size_bytes: int) -> str:
+        """PUTs to a presigned address, without our token; the ETag that comes back. Tries once.
+
+        Raises `UnavailableError`; `LinkExpiredError` when the address is not good any more.
+        """
+        host = urlsplit(url).netloc
+        try:
+            # Only what was signed: another header would be refused.
+            response = self._elsewhere.put(
+                url, content=content, headers={"Content-Length": str(size_bytes)}
+            )
+        except httpx2.RequestError as error:
+            raise UnavailableError(
+                f"{host}, where the control plane keeps files, does not take the upload: {error}",
+                cure="check that this machine reaches the bucket's address",
+                answered=True,
+            ) from error
+        if response.status_code in (401, 403, 404):
+            raise LinkExpiredError(f"{host} refuses the upload (HTTP {response.status_code})")
+        if not response.is_success:
+            raise UnavailableError(
+                f"{host} does not take the upload (HTTP {response.status_code})", answered=True
+            )
+        return str(response.headers.get("ETag", ""))
+
+    def pause_after(self, error: UnavailableError, attempt: int) -> None:
+        """Waits as long as the error and the number of failures in a row ask for. Raises the error
+        itself when it is not worth another attempt."""
+        if attempt >= ATTEMPTS or not self._worth_repeating(error):
+            raise error
+        self._sleep(_pause_seconds(attempt, error.retry_after_seconds))
 
     def _worth_repeating(self, error: UnavailableError) -> bool:
         # Refused before any answer is most likely a mistyped URL: say so at once. Refused

@@ -29,7 +29,7 @@ _DRIFT = {
     "reported": "reported",
     "since": "since",
     "drift_policy": "policy",
-    "pinned_by": "pinned by",
+    "hold": "not acted on now",
 }
 
 

@@ -12,18 +12,20 @@ from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
 
 from controlplane.api.agent_v1.http import session_call
 from controlplane.api.errors import problem_response
-from controlplane.catalog.queries import blob_store
+from controlplane.catalog.queries import blob_store, patch_store
 from controlplane.catalog.store import CHUNK_BYTES
 from controlplane.domain.errors import NotFound, WaypostError
 from controlplane.fleet.identity import Caller
-from controlplane.rollouts.queries import site_may_read
+from controlplane.rollouts.queries import site_may_read, site_may_read_patch
 
 _RANGE = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?")
 
 
 @session_call("GET")
 def blob(request: HttpRequest, caller: Caller, sha256: str) -> HttpResponseBase:
-    size = site_may_read(site_id=caller.site_id, sha256=sha256)
+    size, store = site_may_read(site_id=caller.site_id, sha256=sha256), blob_store()
+    if size is None:
+        size, store = site_may_read_patch(site_id=caller.site_id, sha256=sha256), patch_store()
     if size is None:
         raise NotFound("blob-unknown", "No version wished for at this site has such a file.")
     tag = f'"{sha256}"'
@@ -38,13 +40,13 @@ def blob(request: HttpRequest, caller: Caller, sha256: str) -> HttpResponseBase:
     if partial:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
     try:
-        file = blob_store().open(sha256)
+        file = store.open(sha256, start)
     except FileNotFoundError as error:
         raise NotFound(
             "blob-lost", "The artifact store has lost this file; push it again."
         ) from error
     return StreamingHttpResponse(
-        _stream(file, start, end - start),
+        _stream(file, end - start),
         status=206 if partial else 200,
         content_type="application/octet-stream",
         headers={**headers, "Content-Length": str(end - start)},
@@ -65,10 +67,9 @@ def _wanted(request: HttpRequest, size: int, tag: str) -> tuple[int, int, bool] 
     return (start, end, True) if start < end else None
 
 
-async def _stream(file: BinaryIO, start: int, length: int) -> AsyncIterator[bytes]:
-    """Reads in a thread: a slow disk must not hold up the event loop, a file not fill memory."""
+async def _stream(file: BinaryIO, length: int) -> AsyncIterator[bytes]:
+    """Reads in a thread: a slow store must not hold up the event loop, a file not fill memory."""
     with file:
-        await asyncio.to_thread(file.seek, start)
         while length > 0:
             chunk = await asyncio.to_thread(file.read, min(CHUNK_BYTES, length))
             if not chunk:

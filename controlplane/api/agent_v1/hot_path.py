@@ -11,10 +11,11 @@ from datetime import datetime
 from django.db import Error, connection
 from django.utils import timezone
 
-from controlplane.api.agent_v1.http import SUPPORTED_PROTOCOL, lease_interval, poll_headers
+from controlplane.api.agent_v1.http import held_headers, lease_interval, poll_headers
 from controlplane.api.body_limit import Application, Message, Receive, Scope, Send
 from controlplane.domain.errors import WaypostError
 from controlplane.fleet.identity import authenticate_agent, touch_lease
+from controlplane.fleet.protocol import SUPPORTED_PROTOCOL
 
 PATH = "/agent/v1/desired"
 
@@ -35,8 +36,9 @@ def answer_unchanged_polls(application: Application, threads: Executor) -> Appli
     return answered
 
 
-def _question(scope: Scope) -> tuple[str, str] | None:
-    """(session token, ETag) of a poll that could be unchanged."""
+def _question(scope: Scope) -> tuple[str, str, str] | None:
+    """(session token, ETag, number of the report it stands for) of a poll that could be
+    unchanged."""
     if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "GET":
         return None
     headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
@@ -44,10 +46,12 @@ def _question(scope: Scope) -> tuple[str, str] | None:
         return None
     scheme, _, secret = headers.get(b"authorization", "").partition(" ")
     tag = headers.get(b"if-none-match", "")
-    return (secret.strip(), tag) if scheme.lower() == "bearer" and tag else None
+    if scheme.lower() != "bearer" or not tag:
+        return None
+    return secret.strip(), tag, headers.get(b"waypost-holds", "")
 
 
-def _unchanged(secret: str, tag: str, now: datetime) -> Mapping[str, str] | None:
+def _unchanged(secret: str, tag: str, holds: str, now: datetime) -> Mapping[str, str] | None:
     """The headers of the 304, or None when it is not for this module to answer."""
     try:
         caller = authenticate_agent(secret=secret, now=now)
@@ -55,13 +59,13 @@ def _unchanged(secret: str, tag: str, now: datetime) -> Mapping[str, str] | None
         if headers["ETag"] != tag:
             return None
         touch_lease(caller=caller, now=now, at_most_every=lease_interval())
+        return {**headers, **held_headers(caller, holds, now)}
     except WaypostError:
         return None
     except Error:
         # The connection may be what is wrong; the next poll of this thread opens another.
         connection.close()
         return None
-    return headers
 
 
 async def _send_304(send: Send, headers: Mapping[str, str]) -> None:

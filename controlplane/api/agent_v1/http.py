@@ -1,8 +1,10 @@
 """How agents speak HTTP: bounded JSON in, JSON or a problem out, a session behind most calls."""
 
 import functools
+import re
+import zlib
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
@@ -21,9 +23,12 @@ from controlplane.domain.errors import (
     WaypostError,
 )
 from controlplane.fleet.identity import Caller, authenticate_agent, touch_lease
+from controlplane.fleet.protocol import SUPPORTED_PROTOCOL, note_refusal, protocol_refusal
+from controlplane.rollouts.reports import hold_report
 
 MAX_BODY_BYTES = 256 * 1024
-SUPPORTED_PROTOCOL = "1"
+_SEQ = re.compile(r"[1-9][0-9]{0,17}")
+_GZIP = 16 + zlib.MAX_WBITS
 
 AgentView = Callable[..., HttpResponseBase]
 
@@ -79,6 +84,14 @@ def poll_headers(caller: Caller) -> dict[str, str]:
     }
 
 
+def held_headers(caller: Caller, holds: str, now: datetime) -> dict[str, str]:
+    """What an unchanged poll that stands for the report numbered `holds` is answered with besides;
+    nothing where that is not the last report, and the agent then tells it anew."""
+    if _SEQ.fullmatch(holds) is None:
+        return {}
+    return {"Waypost-Held": holds} if hold_report(caller=caller, seq=int(holds), now=now) else {}
+
+
 def json_body(request: HttpRequest) -> dict[str, Any]:
     """The body as an object. Raises `TooLarge` (`report-too-large`), `InvalidInput`."""
     length = request.headers.get("Content-Length", "")
@@ -87,6 +100,7 @@ def json_body(request: HttpRequest) -> dict[str, Any]:
     raw = request.read(MAX_BODY_BYTES + 1)
     if len(raw) > MAX_BODY_BYTES:
         raise _too_large()
+    raw = _unpacked(raw, request.headers.get("Content-Encoding", "identity"))
     try:
         body = strict_json.loads(raw)
     except ValueError as error:
@@ -94,6 +108,23 @@ def json_body(request: HttpRequest) -> dict[str, Any]:
         raise InvalidInput("invalid-request", detail) from error
     if not isinstance(body, dict):
         raise InvalidInput("invalid-request", "The body must be a JSON object.")
+    return body
+
+
+def _unpacked(raw: bytes, encoding: str) -> bytes:
+    """The body that was sent, whose size unpacked is bounded as any other."""
+    if encoding == "identity":
+        return raw
+    unpacker = zlib.decompressobj(wbits=_GZIP)
+    try:
+        body = unpacker.decompress(raw, MAX_BODY_BYTES + 1) if encoding == "gzip" else b""
+    except zlib.error:
+        body = b""
+    if len(body) > MAX_BODY_BYTES:
+        raise _too_large()
+    if not body or not unpacker.eof:
+        fault = FieldError(field="Content-Encoding", message="must be gzip, whole, or left out")
+        raise InvalidInput("invalid-request", "The body cannot be unpacked.", errors=[fault])
     return body
 
 
@@ -120,13 +151,19 @@ def _bearer(request: HttpRequest) -> str:
 
 def _refuse_other_protocol(request: HttpRequest) -> None:
     said = request.headers.get("Waypost-Protocol", SUPPORTED_PROTOCOL)
-    if said != SUPPORTED_PROTOCOL:
-        fault = FieldError(
-            field="Waypost-Protocol", message=f"this centre speaks {SUPPORTED_PROTOCOL}"
-        )
-        raise InvalidInput(
-            "protocol-unsupported",
-            f"The agent speaks protocol {said[:20]!r}, this centre speaks {SUPPORTED_PROTOCOL}: "
-            "upgrade the older of the two.",
-            errors=[fault],
-        )
+    if said == SUPPORTED_PROTOCOL:
+        return
+    try:
+        secret = _bearer(request)
+    except Unauthenticated:
+        secret = ""
+    note_refusal(said, secret=secret, agent_id="" if secret else _agent_named(request))
+    raise protocol_refusal(said, agent=request.headers.get("User-Agent", ""))
+
+
+def _agent_named(request: HttpRequest) -> str:
+    """The agent that a call without a session is about, if it is a body that can be read."""
+    try:
+        return str(json_body(request).get("agent", ""))
+    except WaypostError:
+        return ""

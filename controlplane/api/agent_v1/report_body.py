@@ -5,13 +5,40 @@ from typing import Any
 from rest_framework import serializers
 
 from controlplane.api.v1.fields import VersionNumber
+from controlplane.catalog.footprints import Learned
 from controlplane.domain.admission import Instant
 from controlplane.domain.errors import FieldError, InvalidInput
-from controlplane.fleet.inventory import AcceleratorFacts, MachineFacts, TritonFacts
+from controlplane.fleet.inventory import (
+    AcceleratorFacts,
+    MachineFacts,
+    TritonFacts,
+    TritonServerFacts,
+    TrustFacts,
+)
 from controlplane.rollouts.leases import LeaseQuestion
 from controlplane.rollouts.reports import PHASES, ModelReport, Report
 
 BIGINT = 2**63 - 1
+MAX_LOAD_SECONDS = 7 * 24 * 3600
+MAX_TRUSTED_KEYS = 100
+
+
+def _names() -> serializers.ListField:
+    return serializers.ListField(
+        child=serializers.CharField(max_length=128), max_length=256, allow_null=True, default=None
+    )
+
+
+def _bytes() -> serializers.IntegerField:
+    return serializers.IntegerField(min_value=0, max_value=BIGINT, allow_null=True, default=None)
+
+
+class _Learned(serializers.Serializer[Any]):
+    load_seconds = serializers.FloatField(
+        min_value=0, max_value=MAX_LOAD_SECONDS, allow_null=True, default=None
+    )
+    memory_bytes = _bytes()
+    accelerator_memory_bytes = _bytes()
 
 
 class _Model(serializers.Serializer[Any]):
@@ -24,6 +51,7 @@ class _Model(serializers.Serializer[Any]):
     reason_code = serializers.CharField(max_length=60, allow_blank=True, default="")
     reason = serializers.CharField(allow_blank=True, default="")
     lease = serializers.IntegerField(min_value=0, max_value=BIGINT, allow_null=True, default=None)
+    learned = _Learned(required=False, allow_null=True, default=None)
 
 
 class InstantBody(serializers.Serializer[Any]):
@@ -50,6 +78,35 @@ class _Accelerator(serializers.Serializer[Any]):
     power_limit_watts = serializers.FloatField(min_value=0, allow_null=True, default=None)
 
 
+class _TritonServer(serializers.Serializer[Any]):
+    name = serializers.CharField(max_length=64, allow_blank=True)
+    live = serializers.BooleanField(allow_null=True, default=None)
+    version = serializers.CharField(max_length=32, allow_null=True, allow_blank=True, default="")
+    http_url = serializers.CharField(max_length=200, allow_null=True, allow_blank=True, default="")
+    models = _names()
+    extensions = _names()
+    backends = _names()
+    tensorrt = serializers.CharField(max_length=32, allow_null=True, allow_blank=True, default="")
+
+
+class _Policy(serializers.Serializer[Any]):
+    allow_executable = serializers.BooleanField(allow_null=True, default=None)
+
+
+class _Trust(serializers.Serializer[Any]):
+    unsigned = serializers.CharField(max_length=32)
+    keys = serializers.ListField(
+        child=serializers.CharField(max_length=128),
+        max_length=MAX_TRUSTED_KEYS,
+        default=list,
+    )
+
+
+class _Network(serializers.Serializer[Any]):
+    download_bytes_per_second = serializers.FloatField(min_value=0, allow_null=True, default=None)
+    round_trip_seconds = serializers.FloatField(min_value=0, allow_null=True, default=None)
+
+
 class _Inventory(serializers.Serializer[Any]):
     hostname = serializers.CharField(max_length=253)
     cpu_count = serializers.IntegerField(
@@ -58,11 +115,19 @@ class _Inventory(serializers.Serializer[Any]):
     memory_bytes = serializers.IntegerField(
         min_value=0, max_value=BIGINT, allow_null=True, default=None
     )
+    disk_total_bytes = serializers.IntegerField(
+        min_value=0, max_value=BIGINT, allow_null=True, default=None
+    )
     disk_free_bytes = serializers.IntegerField(
         min_value=0, max_value=BIGINT, allow_null=True, default=None
     )
+    booted_at = serializers.DateTimeField(allow_null=True, default=None)
+    network = _Network(allow_null=True, default=None)
+    servers = _TritonServer(many=True, allow_null=True, default=None)
     accelerators = _Accelerator(many=True, allow_null=True, default=None)
     python = serializers.CharField(max_length=32, allow_null=True, allow_blank=True, default="")
+    policy = _Policy(required=False, allow_null=True, default=None)
+    trust = _Trust(required=False, allow_null=True, default=None)
 
 
 class _Report(serializers.Serializer[Any]):
@@ -133,16 +198,45 @@ def _instant(entry: dict[str, Any]) -> Instant:
 
 
 def _model(entry: dict[str, Any]) -> ModelReport:
-    return ModelReport(**{**entry, "reason": entry["reason"][:500]})
+    learned = entry["learned"]
+    return ModelReport(
+        **{
+            **entry,
+            "reason": entry["reason"][:500],
+            "learned": None if learned is None else Learned(**learned),
+        }
+    )
 
 
 def _machine(entry: dict[str, Any]) -> MachineFacts:
-    accelerators = entry.pop("accelerators")
-    python_version = entry.pop("python") or ""
+    accelerators, tritons = entry.pop("accelerators"), entry.pop("servers")
+    network, python_version = entry.pop("network") or {}, entry.pop("python") or ""
+    policy, trust = entry.pop("policy") or {}, entry.pop("trust")
     return MachineFacts(
         **entry,
+        **network,
         python_version=python_version,
+        executable_allowed=policy.get("allow_executable"),
+        trust=None
+        if trust is None
+        else TrustFacts(unsigned=trust["unsigned"], keys=tuple(sorted(trust["keys"]))),
         accelerators=None
         if accelerators is None
         else tuple(AcceleratorFacts(**facts) for facts in accelerators),
+        tritons=None if tritons is None else tuple(_triton_server(facts) for facts in tritons),
+    )
+
+
+def _triton_server(entry: dict[str, Any]) -> TritonServerFacts:
+    lists = {
+        key: None if entry[key] is None else tuple(entry[key])
+        for key in ("models", "extensions", "backends")
+    }
+    return TritonServerFacts(
+        name=entry["name"],
+        live=entry["live"],
+        version=entry["version"] or "",
+        http_url=entry["http_url"] or "",
+        tensorrt=entry["tensorrt"] or "",
+        **lists,
     )

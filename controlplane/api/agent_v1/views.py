@@ -2,6 +2,8 @@
 
 `hot_path.py` stands before `desired` and answers what has not changed."""
 
+import base64
+from datetime import UTC, datetime
 from typing import Any
 
 from django.conf import settings
@@ -9,7 +11,14 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonRespons
 from django.utils import timezone
 from rest_framework import serializers
 
-from controlplane.api.agent_v1.http import agent_call, json_body, poll_headers, session_call
+from controlplane.api.agent_v1.http import (
+    agent_call,
+    held_headers,
+    json_body,
+    poll_headers,
+    session_call,
+)
+from controlplane.api.agent_v1.measurement_body import parse_measurement
 from controlplane.api.agent_v1.report_body import BIGINT, parse_lease_question, parse_report
 from controlplane.api.errors import flatten, problem_response
 from controlplane.domain.errors import FieldError, InvalidInput
@@ -20,6 +29,8 @@ from controlplane.fleet.identity import (
     issue_challenge,
     open_session,
 )
+from controlplane.fleet.keys import rotate_key
+from controlplane.fleet.measurements import record_measurement
 from controlplane.rollouts.leases import request_lease
 from controlplane.rollouts.queries import desired_document
 from controlplane.rollouts.reports import record_report
@@ -41,6 +52,14 @@ class SessionBody(serializers.Serializer[Any]):
     nonce = serializers.CharField(max_length=100)
     session_counter = serializers.IntegerField(min_value=1, max_value=BIGINT)
     signature = serializers.CharField(max_length=200)
+
+
+class RotateKeyBody(serializers.Serializer[Any]):
+    agent = serializers.CharField(max_length=36)
+    nonce = serializers.CharField(max_length=100)
+    public_key = serializers.CharField(max_length=100)
+    signature = serializers.CharField(max_length=200)
+    new_signature = serializers.CharField(max_length=200)
 
 
 @agent_call("POST")
@@ -74,15 +93,27 @@ def session(request: HttpRequest) -> HttpResponseBase:
             "token": opened.secret,
             "expires_seconds": opened.expires_seconds,
             "session_counter": opened.counter,
+            "rotate_by": moment_text(opened.rotate_by),
         }
     )
+
+
+@agent_call("POST")
+def rotate(request: HttpRequest) -> HttpResponseBase:
+    """The new key is proven by both keys' signatures, so no session is needed for it."""
+    body = _checked(RotateKeyBody, request)
+    body["agent_id"] = body.pop("agent")
+    agent = rotate_key(**body, now=timezone.now())
+    key = base64.b64encode(bytes(agent.public_key)).decode()
+    return JsonResponse({"agent": str(agent.pk), "public_key": key})
 
 
 @session_call("GET")
 def desired(request: HttpRequest, caller: Caller) -> HttpResponseBase:
     headers = poll_headers(caller)
     if request.headers.get("If-None-Match") == headers["ETag"]:
-        return HttpResponse(status=304, headers=headers)
+        held = held_headers(caller, request.headers.get("Waypost-Holds", ""), timezone.now())
+        return HttpResponse(status=304, headers={**headers, **held})
     document = desired_document(
         site_id=caller.site_id,
         site_name=caller.site_name,
@@ -118,6 +149,22 @@ def lease(request: HttpRequest, caller: Caller) -> HttpResponseBase:
         return _refused(error)
     answer = request_lease(caller=caller, question=question, now=timezone.now())
     return JsonResponse(answer.document())
+
+
+@session_call("POST")
+def measurements(request: HttpRequest, caller: Caller) -> HttpResponseBase:
+    try:
+        measurement = parse_measurement(json_body(request))
+    except serializers.ValidationError as error:
+        return _refused(error)
+    record_measurement(caller=caller, measurement=measurement, now=timezone.now())
+    return JsonResponse({"accepted_seq": measurement.seq})
+
+
+def moment_text(moment: datetime | None) -> str | None:
+    if moment is None:
+        return None
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _checked(serializer: type[serializers.Serializer[Any]], request: HttpRequest) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Fields, paths and bodies that more than one resource uses."""
 
+import re
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -7,8 +8,12 @@ from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
+from rest_framework.request import Request
+
+from controlplane.domain.errors import FieldError, InvalidInput
 
 MAX_VERSION = 2_147_483_647
+CHANNEL = re.compile(r"@[a-z0-9][a-z0-9_-]{0,39}")
 # A moment further away than that is a typing error, and would overflow where durations are added.
 FURTHEST = timedelta(days=366)
 
@@ -31,6 +36,20 @@ class VersionNumber(serializers.Field[int, Any, str, Any]):
 
     def to_representation(self, value: Any) -> str:
         return str(getattr(value, "number", value))
+
+
+@extend_schema_field(OpenApiTypes.STR)
+class VersionOrChannel(VersionNumber):
+    """A version by its number, or by a channel that points at it, such as `@stable`."""
+
+    default_error_messages = {
+        "invalid": 'must be a version number such as "3", or a channel such as "@stable"'
+    }
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, str) and CHANNEL.fullmatch(data):
+            return data
+        return super().to_internal_value(data)
 
 
 class Moment(serializers.DateTimeField):
@@ -67,3 +86,12 @@ class StrictBody(serializers.Serializer[Any]):
             faults = {key: [f"is not known; known are {known}"] for key in unknown}
             raise serializers.ValidationError(faults)
         return super().to_internal_value(data)
+
+
+def asks_for(request: Request, name: str) -> bool:
+    """A yes or no in the query, no when it is left out. Raises `InvalidInput`."""
+    text = request.query_params.get(name, "false")
+    if text not in ("true", "false"):
+        fault = FieldError(field=name, message="must be true or false")
+        raise InvalidInput("invalid-request", "The request cannot be used.", errors=[fault])
+    return text == "true"

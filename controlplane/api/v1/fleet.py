@@ -17,6 +17,7 @@ from controlplane.api.auth import actor_of
 from controlplane.api.v1.fields import VersionNumber
 from controlplane.domain.errors import FieldError, InvalidInput
 from controlplane.domain.health import SiteHealth
+from controlplane.domain.signals import SignalName, SignalState
 from controlplane.fleet.models import Site
 from controlplane.fleet.queries import find_site, sites
 from controlplane.fleet.services import (
@@ -93,6 +94,15 @@ class SiteModelOut(serializers.Serializer[Any]):
         return difference(row)
 
 
+class SignalOut(serializers.Serializer[Any]):
+    name = serializers.ChoiceField(choices=[name.value for name in SignalName])
+    state = serializers.ChoiceField(
+        choices=[state.value for state in SignalState],
+        help_text="stale: what was true when the site was last heard; unknown: not reported",
+    )
+    reason = serializers.CharField()
+
+
 class SiteOut(serializers.Serializer[Any]):
     name = serializers.CharField(source="site.name")
     tier = serializers.CharField(source="site.tier")
@@ -114,6 +124,7 @@ class SiteOut(serializers.Serializer[Any]):
         help_text="null for a retired site",
     )
     health_reason = serializers.CharField(source="verdict.reason")
+    signals = SignalOut(many=True, help_text="what the health rests on; none for a retired site")
     last_seen_at = serializers.DateTimeField(allow_null=True)
     models = SiteModelOut(many=True)
 
@@ -125,7 +136,7 @@ class SiteOut(serializers.Serializer[Any]):
         document = super().to_representation(status)
         if retired_at := status.site.retired_at:
             reason = f"retired on {retired_at:%Y-%m-%d %H:%M} UTC"
-            document |= {"health": None, "health_reason": reason}
+            document |= {"health": None, "health_reason": reason, "signals": []}
         return document
 
 
@@ -161,6 +172,8 @@ class SiteFilter(django_filters.FilterSet):  # type: ignore[misc]  # the library
 class Sites(GenericAPIView[Site]):
     queryset = Site.objects.none()
     filterset_class = SiteFilter
+    selector_labels = "labels"
+    selector_columns = {"name": "name", "tier": "tier", "region": "region"}
     write_scope = Scope.FLEET
 
     @extend_schema(responses=SiteOut(many=True))
@@ -187,6 +200,8 @@ class Sites(GenericAPIView[Site]):
 
 class SiteDetail(APIView):
     write_scope = Scope.FLEET
+    # What somebody could overwrite; that a site was heard again is no change of that kind.
+    etag_fields = ("name", *(set(STATED) - set(ENVELOPE)), "envelope", "retired_at")
 
     @extend_schema(responses=SiteOut)
     def get(self, request: Request, name: str) -> Response:

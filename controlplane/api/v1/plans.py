@@ -6,10 +6,13 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from controlplane.api.v1.fields import Moment, StrictBody, VersionNumber
+from controlplane.api.v1.fields import Moment, StrictBody, VersionOrChannel
 from controlplane.api.v1.windows import SiteSelectorSchema
+from controlplane.catalog.channels import find_channel
+from controlplane.catalog.queries import find_model
 from controlplane.domain.errors import FieldError, InvalidInput, NotFound
-from controlplane.domain.policy import Limits, OnFailure, OnSilent
+from controlplane.domain.policy import Limits, OnFailure, OnSilent, Switch
+from controlplane.domain.probation import MAX_SECONDS as MAX_PROBATION_SECONDS
 from controlplane.domain.rollout import OnConflict
 from controlplane.domain.stages import PER, parse_exclude, parse_stages
 from controlplane.domain.strategies import StrategySpec
@@ -25,6 +28,17 @@ class Amount(serializers.Field[Any, Any, Any, Any]):
 
     def to_representation(self, value: Any) -> Any:
         return value
+
+
+class ProbationSchema(serializers.Serializer[Any]):
+    """The site counts the new version's requests and goes back by itself when a bound is broken."""
+
+    seconds = serializers.FloatField(min_value=0, max_value=MAX_PROBATION_SECONDS)
+    max_error_rate = serializers.FloatField(required=False, min_value=0, max_value=1)
+    min_requests = serializers.IntegerField(
+        required=False, min_value=1, help_text="nothing is judged before; 1 when left out"
+    )
+    max_mean_latency_ms = serializers.FloatField(required=False, min_value=0)
 
 
 class PolicySchema(serializers.Serializer[Any]):
@@ -43,6 +57,13 @@ class PolicySchema(serializers.Serializer[Any]):
     approval = serializers.BooleanField(required=False)
     gates = serializers.ListField(child=serializers.CharField(), required=False)
     inconclusive_seconds = serializers.FloatField(required=False)
+    switch = serializers.ChoiceField(
+        [word.value for word in Switch],
+        required=False,
+        help_text="surge: both versions in memory, nobody waits; replace: the one before is "
+        "unloaded first; auto: by the site's memory",
+    )
+    probation = ProbationSchema(required=False, allow_null=True)
 
     def to_representation(self, policy: Any) -> Any:
         """As it was written: what nobody asked for is not shown as if somebody had."""
@@ -67,7 +88,9 @@ class StageSchema(serializers.Serializer[Any]):
 
 class RolloutIn(StrictBody):
     model = serializers.CharField(max_length=64)
-    version = VersionNumber()
+    version = VersionOrChannel(
+        help_text='a number, or a channel such as "@stable": what it points at now'
+    )
     strategy = serializers.CharField(
         max_length=60,
         required=False,
@@ -134,6 +157,9 @@ class PlannedStageOut(serializers.Serializer[Any]):
     limit_sentences = serializers.ListField(child=serializers.CharField())
     bytes_to_move = serializers.IntegerField()
     expected_seconds = serializers.FloatField()
+    variants = serializers.DictField(
+        child=serializers.IntegerField(), help_text="how many sites get which build"
+    )
 
 
 class ApprovalTermsOut(serializers.Serializer[Any]):
@@ -175,7 +201,7 @@ def asked_of(body: dict[str, Any], now: datetime) -> dict[str, Any]:
     stages = body["stages"]
     return {
         "model_name": body["model"],
-        "version_number": body["version"],
+        "version_number": _number(body["model"], body["version"]),
         "stages": None if stages is None else parse_stages(stages),
         "strategy": None if body["strategy"] is None else _strategy(body["strategy"]),
         "exclude": parse_exclude(body["exclude"]),
@@ -183,6 +209,19 @@ def asked_of(body: dict[str, Any], now: datetime) -> dict[str, Any]:
         "start_at": start_at,
         "now": now,
     }
+
+
+def _number(model_name: str, version: int | str) -> int:
+    """Of the version that is named, by a channel too. Raises `InvalidInput`."""
+    if isinstance(version, int):
+        return version
+    try:
+        channel = find_channel(find_model(model_name), version.removeprefix("@"))
+    except NotFound as error:
+        fault = FieldError(field="version", message=error.detail)
+        raise InvalidInput(error.code, error.detail, errors=[fault]) from error
+    assert channel.version is not None  # it is moved to one when it is made
+    return channel.version.number
 
 
 def strategy_name(name: str, version: int | None) -> str | None:
@@ -242,6 +281,7 @@ def _stage(stage: PlannedStage) -> dict[str, object]:
         "limit_sentences": stage.limit_sentences,
         "bytes_to_move": stage.bytes_to_move,
         "expected_seconds": stage.expected_seconds,
+        "variants": dict(stage.variants),
     }
 
 

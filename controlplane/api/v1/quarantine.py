@@ -14,12 +14,13 @@ from rest_framework.views import APIView
 
 from controlplane.accounts.models import Scope
 from controlplane.api.auth import actor_of, may_freeze
-from controlplane.api.v1.catalog import VersionOut
 from controlplane.api.v1.fields import VersionNumber
 from controlplane.api.v1.rollout_verbs import ReasonIn
+from controlplane.api.v1.version_documents import VersionOut
 from controlplane.catalog.models import DriftPolicy
 from controlplane.catalog.queries import find_model
 from controlplane.fleet.queries import find_site
+from controlplane.rollouts.corrections import holds_of
 from controlplane.rollouts.drift import drifting
 from controlplane.rollouts.models import SiteModel
 from controlplane.rollouts.quarantine import (
@@ -128,6 +129,9 @@ class DriftOut(serializers.Serializer[Any]):
     drift_policy = serializers.ChoiceField(source="model.drift_policy", choices=DriftPolicy.choices)
     corrected_at = serializers.DateTimeField(allow_null=True)
     pinned_by = serializers.CharField(help_text="a pinned model is not corrected")
+    hold = serializers.CharField(
+        help_text="why it is not acted on now; empty: it is when the engine next looks"
+    )
 
 
 class DriftFilter(django_filters.FilterSet):  # type: ignore[misc]  # the library carries no types
@@ -151,6 +155,13 @@ class Drift(ListAPIView[SiteModel]):
     def get_queryset(self) -> Any:
         rows = drifting().select_related("site", "model", "desired").defer("desired__manifest")
         return rows.order_by("site__name", "model__name")
+
+    def paginate_queryset(self, queryset: Any) -> Any:
+        page = super().paginate_queryset(queryset) or []
+        holds = holds_of(page, timezone.now())
+        for row in page:
+            row.hold = holds[row.pk]
+        return page
 
 
 def _reason(request: Request) -> str:

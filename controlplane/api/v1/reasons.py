@@ -13,6 +13,7 @@ from controlplane.domain.rollout import (
     RolloutState,
     StageState,
 )
+from controlplane.rollouts.freezes import Hold
 from controlplane.rollouts.models import Deployment, DeploymentKind, Rollout, Stage
 
 _ON_ITS_WAY: Mapping[DeploymentState, str] = {
@@ -49,7 +50,7 @@ def of_stage(stage: Stage, rollout: Rollout) -> Why:
 
 
 def of_deployment(
-    row: Deployment, stage: Stage, rollout: Rollout, *, held: Mapping[int, str], now: datetime
+    row: Deployment, stage: Stage, rollout: Rollout, *, held: Mapping[int, Hold], now: datetime
 ) -> Why:
     """`held`: sites that must not be offered anything now, by id, each with what holds it."""
     state = DeploymentState(row.state)
@@ -69,18 +70,20 @@ def of_deployment(
 
 
 def _not_offered(
-    row: Deployment, stage: Stage, rollout: Rollout, held: Mapping[int, str], now: datetime
+    row: Deployment, stage: Stage, rollout: Rollout, held: Mapping[int, Hold], now: datetime
 ) -> str:
     if rollout.state != RolloutState.RUNNING:
         return f"not offered yet: {rollout.reason}"
-    if why := held.get(row.site_id):
-        return f"not offered yet: {why}"
+    if hold := held.get(row.site_id):
+        return f"not offered yet: {hold.why}"
     if row.not_before is not None and row.not_before > now:
         return f"it failed before; offered again at {row.not_before:%Y-%m-%d %H:%M:%S} UTC"
     if stage.state == StageState.PENDING and not rollout.barrier:
         before = _before(stage, rollout)
         released = f"; it starts when stage {before.name} has passed" if before else ""
         return f"not offered yet: stage {stage.name} has not started{released}"
+    if rollout.reason_code == "unproven-failures" and not row.failed_before:
+        return f"not offered yet: {rollout.reason}"
     return f"not offered yet: other sites of stage {stage.name} go first, by its concurrency cap"
 
 

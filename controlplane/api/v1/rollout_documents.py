@@ -49,6 +49,10 @@ class DeploymentOut(serializers.Serializer[Any]):
     superseded = serializers.BooleanField(help_text="a later attempt counts instead")
     from_version = VersionNumber(allow_null=True)
     to_version = VersionNumber(allow_null=True)
+    variant = serializers.CharField(
+        help_text="the build that the site is planned with, or was given; empty: not known"
+    )
+    variant_reason = serializers.CharField(help_text="why that one; empty until it is offered")
     reason_code = serializers.CharField()
     reason = serializers.CharField(help_text="what the site or the engine said last")
     why = serializers.SerializerMethodField(help_text="why it stands where it stands")
@@ -179,6 +183,9 @@ class StageOut(serializers.Serializer[Any]):
 
 class RolloutSummary(serializers.Serializer[Any]):
     id = serializers.IntegerField()
+    revision = serializers.IntegerField(
+        help_text="rises with every turn of it; wait for a later one with ?wait=25s&since="
+    )
     model = serializers.CharField(source="model.name")
     version = VersionNumber()
     state = serializers.ChoiceField(choices=[state.value for state in RolloutState])

@@ -17,16 +17,15 @@ from controlplane.api.v1.fields import StrictBody
 from controlplane.api.v1.rollout_documents import CHOICES, RolloutOut, VerdictOut, rollout_document
 from controlplane.domain.gates import Verdict
 from controlplane.domain.rollout import ResumeChoice
+from controlplane.rollouts.approvals import approve_rollout, record_verdict
 from controlplane.rollouts.models import Rollout
+from controlplane.rollouts.turning_back import roll_back_rollout, stop_waiting
 from controlplane.rollouts.verbs import (
     abort_rollout,
-    approve_rollout,
     pause_rollout,
     promote_rollout,
-    record_verdict,
     resume_rollout,
     retry_failed,
-    roll_back_rollout,
 )
 
 MAX_EVIDENCE_BYTES = 16 * 1024
@@ -120,6 +119,10 @@ class PromoteRollout(RolloutVerb):
 
 class AbortRollout(RolloutVerb):
     service = staticmethod(abort_rollout)
+
+
+class StopWaiting(RolloutVerb):
+    service = staticmethod(stop_waiting)
 
 
 class RetryFailed(RolloutVerb):

@@ -1,6 +1,5 @@
 """Rollouts for CI and scripts: plan, start, watch, read what happened."""
 
-import time
 from typing import Any
 
 import django_filters
@@ -16,6 +15,9 @@ from rest_framework.views import APIView
 
 from controlplane.accounts.models import Scope
 from controlplane.api.auth import actor_of, person_of
+from controlplane.api.etags import is_unchanged
+from controlplane.api.paging import NewestFirst
+from controlplane.api.standings import rollout_standing
 from controlplane.api.v1.plans import PlanOut, RolloutIn, RolloutInSchema, asked_of, plan_document
 from controlplane.api.v1.rollout_documents import (
     DeploymentOut,
@@ -26,7 +28,6 @@ from controlplane.api.v1.rollout_documents import (
     shown,
 )
 from controlplane.audit.models import Event
-from controlplane.audit.queries import latest_event_of
 from controlplane.domain.errors import FieldError, InvalidInput
 from controlplane.domain.rollout import DeploymentState, OnConflict, RolloutState
 from controlplane.rollouts.history import replayed
@@ -34,9 +35,6 @@ from controlplane.rollouts.models import Deployment, Rollout
 from controlplane.rollouts.planning import plan_rollout
 from controlplane.rollouts.queries import deployments_of, find_rollout, rollouts
 from controlplane.rollouts.services import start_rollout
-
-MAX_WAIT_SECONDS = 30
-LOOK_EVERY_SECONDS = 0.5
 
 
 class RolloutFilter(django_filters.FilterSet):  # type: ignore[misc]  # the library carries no types
@@ -51,6 +49,9 @@ class RolloutFilter(django_filters.FilterSet):  # type: ignore[misc]  # the libr
 class Rollouts(GenericAPIView[Rollout]):
     queryset = Rollout.objects.none()
     filterset_class = RolloutFilter
+    # Of the version that is rolled out.
+    selector_labels = "version__labels"
+    selector_columns = {"model": "model__name", "state": "state"}
     write_scope = Scope.ROLLOUT
 
     @extend_schema(responses=RolloutSummary(many=True))
@@ -91,28 +92,20 @@ class Rollouts(GenericAPIView[Rollout]):
 
 class RolloutDetail(APIView):
     @extend_schema(
-        responses={200: RolloutOut, 304: None},
+        responses=RolloutOut,
         parameters=[
-            OpenApiParameter(
-                "wait",
-                OpenApiTypes.INT,
-                description="Seconds (at most 30) to wait for a change after `If-None-Match`.",
-            ),
             OpenApiParameter(
                 "deployments",
                 OpenApiTypes.BOOL,
                 description="false leaves out each site's part; `counts` says how they stand.",
             ),
-            OpenApiParameter("If-None-Match", OpenApiTypes.STR, OpenApiParameter.HEADER),
         ],
     )
     def get(self, request: Request, rollout_id: int) -> Response:
-        held = request.headers.get("If-None-Match", "")
         deployments = _flag(request, "deployments", default=True)
-        deadline = time.monotonic() + _wait_seconds(request)
-        while (tag := _tag(rollout_id)) == held and time.monotonic() < deadline:
-            time.sleep(LOOK_EVERY_SECONDS)
-        if tag == held:
+        # Before the document is made: a change in between is then news at the next look.
+        tag = rollout_standing(rollout_id).tag
+        if is_unchanged(request._request, tag):
             return Response(status=304, headers={"ETag": tag})
         document = rollout_document(rollout_id, deployments=deployments)
         return Response(document, headers={"ETag": tag})
@@ -173,6 +166,7 @@ class RolloutEvents(ListAPIView[Event]):
     """What happened to a rollout, newest first."""
 
     serializer_class = EventOut
+    pagination_class = NewestFirst
     filter_backends = ()
 
     def get_queryset(self) -> QuerySet[Event]:
@@ -227,17 +221,3 @@ def _flag(request: Request, name: str, *, default: bool) -> bool:
         fault = FieldError(field=name, message="must be true or false")
         raise InvalidInput("invalid-request", "The request cannot be used.", errors=[fault])
     return text == "true"
-
-
-def _wait_seconds(request: Request) -> int:
-    text = request.query_params.get("wait", "0")
-    if not (text.isascii() and text.isdigit() and len(text) <= 2 and int(text) <= MAX_WAIT_SECONDS):
-        fault = FieldError(field="wait", message=f"must be 0 to {MAX_WAIT_SECONDS} seconds")
-        raise InvalidInput("invalid-request", "The request cannot be used.", errors=[fault])
-    return int(text)
-
-
-def _tag(rollout_id: int) -> str:
-    """Changes with the rollout (its revision) and with every step of a site (an event)."""
-    step = latest_event_of(object_type="rollout", object_id=str(rollout_id))
-    return f'"{find_rollout(rollout_id).revision}.{step}"'

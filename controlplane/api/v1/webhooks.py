@@ -13,6 +13,7 @@ from rest_framework.views import APIView
 
 from controlplane.accounts.models import Scope
 from controlplane.api.auth import actor_of
+from controlplane.api.paging import NewestFirst
 from controlplane.audit.models import Delivery, DeliveryState, Webhook
 from controlplane.audit.queries import deliveries_of, find_webhook, webhooks
 from controlplane.audit.webhooks import (
@@ -181,10 +182,15 @@ class DeliveryFilter(django_filters.FilterSet):  # type: ignore[misc]  # the lib
         fields = ("state",)
 
 
+class NewestEventFirst(NewestFirst):
+    ordering = "-event_id"
+
+
 class Deliveries(ListAPIView[Delivery]):
     """Newest first; kept for 30 days."""
 
     serializer_class = DeliveryOut
+    pagination_class = NewestEventFirst
     filterset_class = DeliveryFilter
 
     def get_queryset(self) -> Any:

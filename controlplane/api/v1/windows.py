@@ -3,7 +3,7 @@
 from typing import Any
 
 from django.utils import timezone
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
@@ -32,15 +32,18 @@ class SiteSelectorSchema(serializers.Serializer[Any]):
     exclude = serializers.ListField(child=serializers.CharField(), required=False)
 
 
+@extend_schema_field({"type": "string", "pattern": "^([01][0-9]|2[0-3]):[0-5][0-9]$"})
+class ClockField(serializers.TimeField):
+    """Hours and minutes; the format `time` of JSON Schema would want seconds and an offset."""
+
+
 class WindowIn(serializers.Serializer[Any]):
     name = serializers.SlugField(max_length=63)
     kind = serializers.ChoiceField(choices=[kind.value for kind in WindowKind])
     # Checked by the domain, which names every fault at once.
     selector = serializers.JSONField()
     days = serializers.ListField(child=serializers.ChoiceField(choices=DAYS), min_length=1)
-    start = serializers.TimeField(
-        format=CLOCK, input_formats=[CLOCK], help_text="local time, such as 22:00"
-    )
+    start = ClockField(format=CLOCK, input_formats=[CLOCK], help_text="local time, such as 22:00")
     minutes = serializers.IntegerField(min_value=1, max_value=MAX_MINUTES)
     timezone = serializers.CharField(
         max_length=64,

@@ -5,7 +5,7 @@ Follows the agent's `loop.py`. Its memory goes with a crash, its disk stays."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from controlplane.domain.admission import BEGIN_WITHIN_SECONDS
 from controlplane.ops.simulation.clock import Clock
 from controlplane.ops.simulation.judge import Judge
 from controlplane.ops.simulation.link import Link
+from controlplane.ops.simulation.looks import Held, Look, Step, step_of
 from controlplane.ops.simulation.options import Options
 from controlplane.ops.simulation.rows import Leave, Question, Said
 from controlplane.ops.simulation.steps import Paused, Refused, Retry, Steps, perform
@@ -26,21 +27,9 @@ from controlplane.ops.simulation.voice import speak
 if TYPE_CHECKING:
     from controlplane.ops.simulation.network import Network
 
-_Look = tuple[sit.Record, sit.Observed, d.Action]
 AgentDecide = Callable[[sit.Wish, sit.Record, sit.Observed], d.Action]
 
-_URGENCY: dict[type[d.Action], int] = {
-    d.Switch: 0,
-    d.Verify: 0,
-    d.GiveUp: 0,
-    d.Unload: 1,
-    d.UnloadCandidate: 1,
-    d.Retire: 1,
-    d.Prove: 2,
-    d.AskLease: 3,
-    d.Fetch: 4,
-    d.Prune: 5,
-}
+_NO_REST = (0, 0.0)
 _LOOK_SECONDS = 5.0
 _RECHECK_SECONDS = 60.0
 _LONGEST_REST_SECONDS = 60.0
@@ -81,13 +70,13 @@ class Agent(Link):
         super().forget()
         self.verdicts: dict[str, tuple[sit.Verdict, float]] = {}
         self._said: dict[str, Said] = {}
-        self._rests: dict[tuple[str, type[d.Action], sit.Target | None], tuple[int, float]] = {}
+        self._rests: dict[Step, tuple[int, float]] = {}
         self._step: Steps | None = None
         self._plan: tuple[d.Action, sit.Wish] | None = None
         self._turns: dict[str, int] = {}
         self._wake_at = float("inf")
-        self._leases: dict[str, _Held] = {}
-        self._looks: dict[str, tuple[object, _Look]] = {}
+        self._leases: dict[str, Held] = {}
+        self._looks: dict[str, Look] = {}
 
     # Life and death
 
@@ -123,7 +112,7 @@ class Agent(Link):
         if not self.up:
             return
         self.judge.faults["reboots"] += 1
-        self.machine_boots += 1
+        self.boot = str(int(self.boot) + 1)
         self.machine_up_since = self.clock.now
         self.triton_crashes()
         self.crash()
@@ -191,23 +180,16 @@ class Agent(Link):
         now, soonest = self.clock.now, float("inf")
         chosen: tuple[tuple[int, int], d.Action, sit.Wish] | None = None
         for wish in self.disk.held.wishes:
-            record, seen, action = self._look_at(wish)
+            look = self._look_at(wish)
+            action = look.action
             self._settle(wish, action)
-            rest_until = self._rests.get(_step(action), (0, 0.0))[1]
+            rest_until = self._rests.get(look.step, _NO_REST)[1]
             is_resting = rest_until > now
-            self._said[wish.model] = speak(
-                wish,
-                record,
-                seen,
-                action,
-                is_resting=is_resting,
-                before=self._said.get(wish.model),
-            )
-            urgency = _URGENCY.get(type(action))
+            self._say(look, is_resting=is_resting)
             if is_resting:
                 soonest = min(soonest, rest_until - now)
-            elif urgency is not None:
-                order = (urgency, self._turns.get(wish.model, 0))
+            elif look.urgency is not None:
+                order = (look.urgency, self._turns.get(wish.model, 0))
                 if chosen is None or order < chosen[0]:
                     chosen = (order, action, wish)
         self.show(self._states())
@@ -223,27 +205,40 @@ class Agent(Link):
         if soonest < float("inf"):
             self.wake(soonest)
 
-    def _look_at(self, wish: sit.Wish) -> _Look:
+    def _look_at(self, wish: sit.Wish) -> Look:
         """What is there, and what follows; nothing is thought through twice."""
         model, triton = wish.model, self.triton
-        record, disk = self.disk.record(model), self.disk.of(model)
+        disk = self.disk.of(model)
         sight = (
             wish,
-            record,
+            self.disk.records.get(model),
             triton.live,
             triton.sight(model),
             disk.has_candidate,
-            tuple(disk.installed.items()),
-            tuple(sorted(disk.recorded)),
-            len(disk.leftovers),
+            disk.installed,
+            disk.recorded,
+            disk.leftovers,
             self.verdicts.get(model),
             self._lease_for(wish),
         )
         known = self._looks.get(model)
-        if known is None or known[0] != sight:
-            seen = self._observe(wish)
-            known = self._looks[model] = (sight, (record, seen, self.decide(wish, record, seen)))
-        return known[1]
+        if known is None or known.sight != sight:
+            record, seen = self.disk.record(model), self._observe(wish)
+            action = self.decide(wish, record, seen)
+            known = self._looks[model] = Look(
+                sight=sight, wish=wish, record=record, seen=seen, action=action
+            )
+        return known
+
+    def _say(self, look: Look, *, is_resting: bool) -> None:
+        model = look.wish.model
+        before = self._said.get(model)
+        if before is not None and look.said == (is_resting, before):
+            return  # spoken already
+        said = self._said[model] = speak(
+            look.wish, look.record, look.seen, look.action, is_resting=is_resting, before=before
+        )
+        look.said = (is_resting, said)
 
     def _observe(self, wish: sit.Wish) -> sit.Observed:
         model = wish.model
@@ -256,13 +251,15 @@ class Agent(Link):
             candidate_states=self.triton.states(model + CANDIDATE_SUFFIX) if live else {},
             candidate_on_disk=disk.has_candidate,
             installed=disk.installed,
-            recorded=frozenset(disk.recorded),
-            leftovers=frozenset(disk.leftovers),
+            recorded=disk.recorded,
+            leftovers=disk.leftovers,
             verdict=None if noted is None else noted[0],
             lease=self._lease_for(wish),
         )
 
     def _forget_verdicts(self) -> None:
+        if not self.verdicts:
+            return
         for model, (verdict, at) in list(self.verdicts.items()):
             gone = self.triton.ready.get(model) != verdict.version
             if gone or (not verdict.passed and self.clock.now - at > _RECHECK_SECONDS):
@@ -304,7 +301,7 @@ class Agent(Link):
             number=answer.lease, epoch=wish.epoch, generation=wish.generation, target=wish.target
         )
         begin_before = question.asked.uptime + BEGIN_WITHIN_SECONDS
-        self._leases[wish.model] = _Held(lease=lease, begin_before=begin_before)
+        self._leases[wish.model] = Held(lease=lease, begin_before=begin_before)
         self.judge.leased(self.site, wish, self.machine_up_since + begin_before)
         self.wake(0.0)
 
@@ -324,7 +321,7 @@ class Agent(Link):
     def _settle(self, wish: sit.Wish, action: d.Action) -> None:
         """With the outcome the lease is over; whatever comes next asks anew."""
         model = wish.model
-        if isinstance(action, d.Settled):
+        if self._leases and isinstance(action, d.Settled):
             self._leases.pop(model, None)
         if (self.site, model) not in self.judge.leases or self._lease_for(wish) is not None:
             return
@@ -356,7 +353,7 @@ class Agent(Link):
         try:
             seconds = next(self._step)
         except StopIteration:
-            self._rests.pop(_step(action), None)
+            self._rests.pop(step_of(action), None)
             self._end_step(staged=isinstance(action, d.Fetch))
         except Paused:
             self._end_step()
@@ -386,20 +383,7 @@ class Agent(Link):
         self.wake(0.01)
 
     def _rest(self, action: d.Action) -> None:
-        failures = self._rests.get(_step(action), (0, 0.0))[0] + 1
+        failures = self._rests.get(step_of(action), (0, 0.0))[0] + 1
         longest = min(_LONGEST_REST_SECONDS, 2.0 ** min(failures, 16))
         until = self.clock.now + self.rng.uniform(longest / 2, longest)
-        self._rests[_step(action)] = (failures, until)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Held:
-    """A lease, and the uptime from which it can no longer begin."""
-
-    lease: sit.Lease
-    begin_before: float
-    begun: bool = False
-
-
-def _step(action: d.Action) -> tuple[str, type[d.Action], sit.Target | None]:
-    return (action.model, type(action), getattr(action, "target", None))
+        self._rests[step_of(action)] = (failures, until)

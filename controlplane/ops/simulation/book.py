@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from controlplane.domain.admission import Instant, slot_is_free
 from controlplane.domain.rollout import (
     ACTIVE_DEPLOYMENT,
+    BEFORE_SWITCH,
     BEGUN,
     FINAL_DEPLOYMENT,
     ROLLOUT_TRANSITIONS,
@@ -40,6 +41,7 @@ _FORWARD = {
     "succeeded": D.SUCCEEDED,
     "failed": D.FAILED,
 }
+_NOT_OVER = ACTIVE_DEPLOYMENT | {D.PENDING}
 _ROLLBACK = _FORWARD | {"succeeded": D.ROLLED_BACK, "failed": D.ROLLBACK_FAILED}
 
 
@@ -59,8 +61,11 @@ class Book:
         self.rollouts: list[Rollout] = []
         self.active: dict[tuple[int, str], list[Deployment]] = {}
         self.notes: list[n.Note] = []
-        # (site, model) whose agent may hold a lease still of a deployment that was ended.
-        self.at_large: set[tuple[int, str]] = set()
+        # (site, model) to the generation of a deployment that was ended, under which the agent may
+        # still switch.
+        self.at_large: dict[tuple[int, str], int] = {}
+        # By model, rises whenever a site may have come to be unavailable, but for silence.
+        self.worse: Counter[str] = Counter()
         self._answers: dict[int, Answer] = {}
 
     def change_wishes(
@@ -71,20 +76,20 @@ class Book:
         keep_previous: bool,
         offers: Mapping[int, Deployment] | None = None,
     ) -> Mapping[int, tuple[Version | None, int]]:
-        """By site, the version wished before and the generation of the new wish."""
+        """By site, the version it had before and the generation of the new wish."""
         changes: dict[int, tuple[Version | None, int]] = {}
         model = rollout.version.model
+        self.worse[model] += 1
         for site, version in wishes:
             row = self.rows[site].setdefault(model, SiteModel())
             offer = None if offers is None else offers[site]
             before = self.generations[site]
             self.generations[site] = generation = self.next_generation(site, offer is not None)
-            changes[site] = (row.desired, generation)
-            self.notes.append(
-                n.WishChanged(rollout, site, row.desired, version, before, generation, offer)
-            )
+            had = row.previous if keep_previous and left_standing(row) else row.desired
+            changes[site] = (had, generation)
+            self.notes.append(n.WishChanged(rollout, site, had, version, before, generation, offer))
             if row.desired is not version:
-                row.previous = row.desired if keep_previous else None
+                row.previous = had if keep_previous else None
             row.desired, row.generation, row.offer, row.said = version, generation, offer, None
             self._answers.pop(site, None)
         return changes
@@ -132,20 +137,28 @@ class Book:
         if not self.in_order(report):
             return []
         self.heard[report.site] = (report.session, report.seq)
-        rows = self.rows[report.site]
+        rows, at = self.rows[report.site], self.time_of(report, now)
         moved: list[Rollout] = []
         for said in report.models:
             row = rows.get(said.model)
             if row is None or not self.is_current(row, said):
                 continue
-            self.at_large.discard((report.site, said.model))
-            row.reported_at = self.time_of(report, now)
+            if self.at_large:
+                settled = said.phase in ("succeeded", "failed") and said.lease is None
+                self.settle((report.site, said.model), said.generation + settled)
+            row.reported_at = at
             is_news = row.said is not said
             if is_news:
                 row.said, row.serving, row.healthy = said, said.serving, said.healthy
+                self.worse[said.model] += said.healthy is not True
             if is_news or (row.offer is not None and row.offer.holds_lease):
                 moved += self._move_deployment(report, row, said)
         return moved
+
+    def settle(self, key: tuple[int, str], generation: int) -> None:
+        """The site will not switch any more for a wish before this one."""
+        if self.at_large.get(key, generation) < generation:
+            del self.at_large[key]
 
     def in_order(self, report: Report) -> bool:
         """Whether it is newer than all before it."""
@@ -225,6 +238,7 @@ class Book:
             rollout.forward.append(deployment)
             stage.forward[deployment.state] += 1
             stage.deployments.append(deployment)
+            stage.retrying += deployment.failed_before and deployment.state in _NOT_OVER
 
     def _leave(self, deployment: Deployment) -> None:
         """Another attempt follows it."""
@@ -237,6 +251,7 @@ class Book:
     def _hold_slot(self, deployment: Deployment, holds: bool) -> None:
         was = in_transition(deployment)
         deployment.holds_lease = holds
+        self.worse[deployment.rollout.version.model] += not holds
         self._count_moving(deployment, was)
 
     def _move(self, deployment: Deployment, state: D) -> None:
@@ -247,6 +262,8 @@ class Book:
         counts[before] -= 1
         counts[state] += 1
         stage.changes += 1
+        if deployment.failed_before:
+            stage.retrying += (state in _NOT_OVER) - (before in _NOT_OVER)
         self._count_moving(deployment, was_moving)
         key = (deployment.site, deployment.rollout.version.model)
         was, is_active = before in ACTIVE_DEPLOYMENT, state in ACTIVE_DEPLOYMENT
@@ -262,8 +279,23 @@ class Book:
             deployment.stage.moving += in_transition(deployment) - was
 
 
+def left_standing(row: SiteModel) -> bool:
+    """The wish of a part that did not succeed, where nothing sound was left to call the site back
+    to, and which it has not come to serve since."""
+    if row.offer is None or row.offer.state is D.SUCCEEDED:
+        return False
+    said, wished = row.said, row.desired and row.desired.number
+    return said is None or said.phase != "succeeded" or said.serving != wished
+
+
 def in_transition(deployment: Deployment) -> bool:
     """Holds a slot, has begun without one being known here, or may: the way back asks nobody."""
     if deployment.state not in ACTIVE_DEPLOYMENT:
         return False
     return deployment.holds_lease or deployment.is_rollback or deployment.state in BEGUN
+
+
+def has_begun(deployment: Deployment) -> bool:
+    if deployment.holds_lease or deployment.state is D.PROVING:
+        return True
+    return deployment.state not in BEFORE_SWITCH

@@ -9,11 +9,7 @@ from datetime import datetime
 from typing import assert_never
 
 from controlplane.domain.decide import decide
-from controlplane.domain.policy import StagePolicy
-from controlplane.domain.rollout import (
-    ACTIVE_DEPLOYMENT,
-    ACTIVE_ROLLOUT,
-    FINAL_ROLLOUT,
+from controlplane.domain.decisions import (
     Begin,
     BeginSoak,
     CallBack,
@@ -22,22 +18,28 @@ from controlplane.domain.rollout import (
     EndOverdue,
     Finish,
     OfferSites,
-    OnConflict,
     PassStage,
     Pause,
     Release,
     RemoveRetired,
     RetryFailed,
     RollBack,
-    RolloutView,
     SkipStage,
     StartStage,
     Wait,
+)
+from controlplane.domain.policy import StagePolicy
+from controlplane.domain.rollout import (
+    ACTIVE_DEPLOYMENT,
+    ACTIVE_ROLLOUT,
+    FINAL_ROLLOUT,
+    OnConflict,
     allowed_verbs,
 )
 from controlplane.domain.rollout import DeploymentState as D
 from controlplane.domain.rollout import RolloutState as R
 from controlplane.domain.rollout import StageState as S
+from controlplane.domain.views import RolloutView
 from controlplane.ops.simulation import notes as n
 from controlplane.ops.simulation.book import IllegalStep
 from controlplane.ops.simulation.clock import moment
@@ -50,6 +52,10 @@ from controlplane.ops.simulation.views import rollout_view
 MAX_STEPS_PER_TURN = 200
 
 Decide = Callable[[RolloutView, datetime], Decision]
+
+
+class NotPlanned(Exception):
+    """A plan was refused, as when nobody it is for has been heard of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +92,7 @@ class Centre(Verbs):
         *,
         barrier: bool = False,
         welcomes: bool = False,
+        approval_required: bool = False,
         on_conflict: OnConflict = OnConflict.REFUSE,
     ) -> Rollout:
         """A new rollout, which queues if another of its model is not over."""
@@ -98,6 +105,7 @@ class Centre(Verbs):
             created_at=now,
             barrier=barrier,
             welcomes=welcomes,
+            approval_required=approval_required,
             state=R.QUEUED if queued else R.PLANNED,
         )
         for index, planned in enumerate(stages):
@@ -139,21 +147,27 @@ class Centre(Verbs):
 
     def steps(self, rollout: Rollout, now: float) -> int:
         """One turn, as far as it goes; how many decisions it took."""
-        at = moment(now)
         for count in range(1, MAX_STEPS_PER_TURN + 1):
-            if rollout.state in FINAL_ROLLOUT:
-                return count
-            self.add_late_joiners(rollout)
-            decision = self.decide(rollout_view(self, rollout, now), at)
-            self.apply(rollout, decision, now)
-            if isinstance(decision, Wait | CountSoak | Pause | Finish):
+            if self.step(rollout, now):
                 return count
         raise IllegalStep(f"{rollout} does not come to rest")
+
+    def step(self, rollout: Rollout, now: float) -> bool:
+        """One decision; whether the turn rests with it."""
+        if rollout.state in FINAL_ROLLOUT:
+            return True
+        self.add_late_joiners(rollout)
+        decision = self.decide(rollout_view(self, rollout, now), moment(now))
+        self.apply(rollout, decision, now)
+        return isinstance(decision, Wait | CountSoak | Pause | Finish)
 
     def apply(self, rollout: Rollout, decision: Decision, now: float) -> None:
         match decision:
             case Wait():
-                pass
+                if decision.soak_anew is not None:
+                    stage = rollout.stages[decision.soak_anew]
+                    stage.soaked_seconds = stage.inconclusive_seconds = 0.0
+                    stage.soak_counted_until = None
             case CountSoak():
                 self._count_soak(rollout, decision, now)
             case Release():
@@ -163,7 +177,8 @@ class Centre(Verbs):
             case StartStage():
                 self._set_stage(rollout, rollout.stages[decision.stage], S.RUNNING)
             case OfferSites():
-                self.offer(rollout, rollout.stages[decision.stage], decision.count, now)
+                stage = rollout.stages[decision.stage]
+                self.offer(rollout, stage, decision.count, now, retries_only=decision.retries_only)
             case RetryFailed():
                 self.try_again(rollout, now, stage_index=decision.stage, forced=False)
             case EndOverdue():

@@ -2,6 +2,7 @@
 
 Each field changes in one step, as the agent's durable writes do."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from waypost_agent.situation import Record, Wish
@@ -9,11 +10,12 @@ from waypost_agent.situation import Record, Wish
 
 @dataclass(kw_only=True)
 class ModelDisk:
-    """One model's files. `named` is the version that its configuration on disk names."""
+    """One model's files. `named` is the version that its configuration on disk names. Sets are
+    replaced and never changed in place, so whoever looked can see whether they are the same."""
 
-    installed: dict[str, str] = field(default_factory=dict)
-    recorded: set[str] = field(default_factory=set)
-    leftovers: set[str] = field(default_factory=set)
+    installed: Mapping[str, str] = field(default_factory=dict)
+    recorded: frozenset[str] = frozenset()
+    leftovers: frozenset[str] = frozenset()
     has_candidate: bool = False
     named: str | None = None
 

@@ -5,12 +5,13 @@ What it commits, the judge sees."""
 from random import Random
 
 from controlplane.domain.rollout import FINAL_ROLLOUT, RolloutState
-from controlplane.ops.simulation.centre import Centre
+from controlplane.ops.simulation.book import IllegalStep
+from controlplane.ops.simulation.centre import MAX_STEPS_PER_TURN, Centre
 from controlplane.ops.simulation.clock import Clock
 from controlplane.ops.simulation.judge import Judge
 from controlplane.ops.simulation.options import Options
 from controlplane.ops.simulation.rows import Answer, Leave, Question, Report, Rollout
-from controlplane.ops.simulation.turns import steps_not_committed
+from controlplane.ops.simulation.turns import step_not_committed
 
 _RING_SECONDS = 0.5
 
@@ -53,17 +54,25 @@ class Engine:
         self.turn(rollout)
 
     def turn(self, rollout: Rollout) -> None:
-        """As far as the rollout can go now, in one transaction."""
+        """As far as the rollout can go now, each decision in a transaction of its own: a worker may
+        be killed before any of their commits, and what was committed before stands."""
         now = self._clock.now
         if now < self.idle_until or not is_open(rollout):
             return
         self.turns += 1
-        if not self.calm and self._rng.random() < self._options.turn_crash_share:
-            self._judge.faults["turns cut before the commit"] += 1
-            steps_not_committed(self._centre, rollout, now)
-            return
-        self._clock.events += self._centre.steps(rollout, now)
-        self.commit()
+        for count in range(MAX_STEPS_PER_TURN):
+            if not self.calm and self._rng.random() < self._options.turn_crash_share:
+                where = "between two decisions" if count else "before the first commit"
+                self._judge.faults[f"turns cut {where}"] += 1
+                step_not_committed(self._centre, rollout, now)
+                return
+            rests = self._centre.step(rollout, now)
+            self._clock.events += 1
+            self.commit()
+            if rests:
+                break
+        else:
+            raise IllegalStep(f"{rollout} does not come to rest")
         if not is_open(rollout):
             self._ring_next(rollout)
 

@@ -1,5 +1,5 @@
 """What must hold after every event, by name. Numbers I1 to I11 are promises of the whole system,
-S1 to S10 of a rollout."""
+S1 to S15 of a rollout."""
 
 from enum import StrEnum
 
@@ -29,6 +29,11 @@ class Invariant(StrEnum):
     BUDGET = "S8 no more sites change within an hour than the budget"
     GROUP = "S9 never two of a redundancy group at once"
     GONE = "S10 a retired site is offered nothing"
+    BEARABLE = "S11 no site begins beside more unproven failures than its stage bears"
+    WINDOW = "S12 no site begins outside its activation window, but for a minute"
+    APPROVED = "S13 nothing goes past an approval that was not given"
+    GATED = "S14 no stage passes but with a fresh pass of each of its gates"
+    PINNED = "S15 a pinned site is offered nothing"
     LEGAL = "S6 every step is one that the tables of states know"
 
 

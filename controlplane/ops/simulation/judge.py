@@ -17,12 +17,13 @@ from controlplane.domain.rollout import DeploymentState as D
 from controlplane.domain.rollout import RolloutState as R
 from controlplane.domain.rollout import StageState as S
 from controlplane.ops.simulation import notes as n
+from controlplane.ops.simulation.book import left_standing
 from controlplane.ops.simulation.clock import Clock
 from controlplane.ops.simulation.invariants import Broken, Invariant
 from controlplane.ops.simulation.options import Options
+from controlplane.ops.simulation.permits import Permits
 from controlplane.ops.simulation.rows import Report, Rollout, Stage
 from controlplane.ops.simulation.site_steps import latest
-from controlplane.ops.simulation.slots import Slots
 from controlplane.ops.simulation.versions import Version
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 _EPSILON_SECONDS = 1e-3
 
 
-class Judge(Slots):
+class Judge(Permits):
     """Is told besides what the centre committed, what reports came, and what people did."""
 
     def __init__(self, *, options: Options, clock: Clock) -> None:
@@ -60,17 +61,18 @@ class Judge(Slots):
     def before_report(self, report: Report) -> list[tuple[str, object]] | None:
         """What a report of the past must leave as it is; None for one of the present."""
         assert self._centre is not None
-        rows, now, site = self._centre.rows[report.site], self._clock.now, report.site
+        site, now = report.site, self._clock.now
+        rows, heard, past = self._centre.rows[site], self._heard[site], []
         place = (report.session, report.seq)
         overtaken = place <= self._newest[site]
         if not overtaken:
             self._newest[site] = place
-        past = []
         for said in report.models:
-            if overtaken or said.generation < rows[said.model].generation:
-                past.append((said.model, self._state(site, said.model)))
+            model = said.model
+            if overtaken or said.generation < rows[model].generation:
+                past.append((model, self._state(site, model)))
             else:
-                self._heard[site][said.model] = now
+                heard[model] = now
         return past or None
 
     def after_report(self, report: Report, past: list[tuple[str, object]] | None) -> None:
@@ -107,6 +109,8 @@ class Judge(Slots):
     def _wish_changed(self, note: n.WishChanged) -> None:
         rises = note.generation > note.generation_before
         self._check(Invariant.GENERATION, rises, "site {} at the centre", note.site)
+        sound = note.after not in self._withdrawn
+        self._check(Invariant.WITHDRAWN, sound, "{} wished of site {}", note.after, note.site)
         if note.offer is None:
             return
         self.offered(note)
@@ -135,6 +139,7 @@ class Judge(Slots):
             open_ = stage.forward[D.PENDING] + sum(stage.forward[s] for s in ACTIVE_DEPLOYMENT)
             self._check(Invariant.STAGES, not open_, "{} soaks {}", rollout, stage.name)
         elif state is S.PASSED:
+            self.passed(rollout, stage)
             self._stage_passed(rollout, stage)
 
     def _stage_passed(self, rollout: Rollout, stage: Stage) -> None:
@@ -208,7 +213,8 @@ class Judge(Slots):
         done = {d.site for d in latest(rollout) if d.state is D.SUCCEEDED}
         for site, before in self._recorded.get(rollout.id, {}).items():
             wished = self._centre.rows[site][rollout.version.model].desired
-            holds = wished is before or site in done or site in self._retired
+            stays = before in self.ever_withdrawn  # there was nothing sound to return to
+            holds = wished is before or site in done or site in self._retired or stays
             self._check(Invariant.HELD, holds, "{} leaves its wish at site {}", rollout, site)
 
     def _returned(self, rollout: Rollout, site: int, version: Version | None) -> None:
@@ -231,6 +237,8 @@ class Judge(Slots):
                 continue
             for model, row in self._centre.rows[agent.site].items():
                 wished = row.desired
+                if left_standing(row) and row.previous in self.ever_withdrawn:
+                    continue  # its part ended, and there was nothing sound to return to
                 serves = agent.triton.ready.get(model)
                 holds = serves == (None if wished is None else str(wished.number))
                 self._check(

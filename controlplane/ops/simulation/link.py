@@ -39,7 +39,7 @@ class Link(ABC):
         self.disk = Disk()
         self.clock_error_seconds = 0.0
         self.up = True
-        self.machine_boots = 1
+        self.boot = "1"
         self.machine_up_since = 0.0
         self.forget()
 
@@ -72,7 +72,7 @@ class Link(ABC):
 
     def instant(self) -> Instant:
         """Now, by the clock that nobody can set."""
-        return Instant(boot=str(self.machine_boots), uptime=self.boottime())
+        return Instant(boot=self.boot, uptime=self.boottime())
 
     def has_news(self) -> bool:
         """Whether a newer wish was heard than the one in force."""
@@ -156,15 +156,17 @@ class Link(ABC):
     def _report(self) -> bool:
         """Whether it was heard."""
         self._seq += 1
+        now = self.clock.now
+        # By position: a history makes a million of them.
         return self.network.report(
             Report(
-                site=self.site,
-                session=self.session,
-                seq=self._seq,
-                models=self._models,
-                sent_at=self.clock.now + self.clock_error_seconds,
-                boot=str(self.machine_boots),
-                uptime=self.boottime(),
-                live=self.server_answers(),
+                self.site,
+                self.disk.sessions,
+                self._seq,
+                self._models,
+                now + self.clock_error_seconds,
+                self.boot,
+                now - self.machine_up_since,
+                self.server_answers(),
             )
         )

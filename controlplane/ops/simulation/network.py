@@ -32,6 +32,7 @@ class Network:
         self._faults = judge.faults
         self._engine = engine
         self._cut_until = [0.0] * options.sites
+        self._astray = options.loss + options.duplication + options.lateness
 
     def cut(self, site: int, seconds: float) -> None:
         self._faults["partitions"] += 1
@@ -82,13 +83,14 @@ class Network:
 
     def _carry(self, site: int, deliver: Callable[..., None], *what: Any) -> bool:
         """Delivers it now, later, twice or never; whether its sender sees it arrive."""
-        self._clock.events += 1
-        if not self.reaches(site):
+        clock = self._clock
+        clock.events += 1
+        if clock.now < self._cut_until[site] or clock.now < self.centre_down_until:
             return False
-        if self.calm:
+        if self.calm or (chance := self._rng.random()) >= self._astray:
             deliver(*what)
             return True
-        options, chance = self._options, self._rng.random()
+        options = self._options
         if chance < options.loss:
             self._faults["messages lost"] += 1
             # Half of the lost are answers: it was taken, and its sender does not know.
@@ -99,7 +101,7 @@ class Network:
         if chance < options.duplication:
             self._faults["messages doubled"] += 1
             self._later(deliver, what)
-        elif chance < options.duplication + options.lateness:
+        else:
             self._faults["messages late"] += 1
             self._later(deliver, what)
             return False

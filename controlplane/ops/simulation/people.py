@@ -11,7 +11,7 @@ from controlplane.domain.rollout import FINAL_ROLLOUT, OnConflict, ResumeChoice,
 from controlplane.domain.rollout import DeploymentState as D
 from controlplane.domain.rollout import RolloutState as R
 from controlplane.domain.rollout import StageState as S
-from controlplane.ops.simulation.centre import Centre
+from controlplane.ops.simulation.centre import Centre, NotPlanned
 from controlplane.ops.simulation.clock import Clock
 from controlplane.ops.simulation.engine import Engine
 from controlplane.ops.simulation.judge import Judge
@@ -87,14 +87,20 @@ class People:
             self._judge.faults[f"people: {on_conflict.value}"] += 1
             if before.state is R.QUEUED:
                 return
-        rollout = self._centre.plan(
-            version,
-            asked.stages,
-            self._clock.now,
-            barrier=asked.barrier,
-            welcomes=asked.welcomes,
-            on_conflict=on_conflict,
-        )
+        try:
+            rollout = self._centre.plan(
+                version,
+                asked.stages,
+                self._clock.now,
+                barrier=asked.barrier,
+                welcomes=asked.welcomes,
+                approval_required=asked.approval_required,
+                on_conflict=on_conflict,
+            )
+        except NotPlanned as refused:
+            self._judge.faults["plans refused"] += 1
+            self._clock.note("no plan: {}", refused)
+            return
         if before is not None and before.superseded_by == rollout.id:
             self._judge.person_holds(before, held=True)
         self._current[model] = rollout

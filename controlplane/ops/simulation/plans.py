@@ -26,6 +26,7 @@ class Asked:
     stages: Sequence[PlannedStage]
     barrier: bool
     welcomes: bool
+    approval_required: bool
 
 
 def make_plan(
@@ -49,7 +50,10 @@ def make_plan(
     if has_trailing:
         stages.append(PlannedStage(sites=(), policy=make_policy(rng, 1), trailing=True))
     return Asked(
-        stages=stages, barrier=rng.random() < 0.25, welcomes=has_trailing and rng.random() < 0.8
+        stages=stages,
+        barrier=rng.random() < 0.25,
+        welcomes=has_trailing and rng.random() < 0.8,
+        approval_required=rng.random() < 0.15,
     )
 
 
@@ -70,5 +74,7 @@ def make_policy(rng: Random, sites: int, *, may_defer: bool = False) -> StagePol
         on_silent=on_silent,
         retries=rng.choice((0, 0, 1, 2)),
         retry_after_seconds=rng.choice((30.0, 300.0)),
+        approval=rng.random() < 0.12,
+        gates=("latency",) if rng.random() < 0.2 else (),
         inconclusive_seconds=rng.choice((1200.0, 3600.0)),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from controlplane.domain.admission import Instant
+from controlplane.domain.gates import GateResult
 from controlplane.domain.policy import Limits, StagePolicy, resolve
 from controlplane.domain.rollout import (
     OUT_OF_STAGE,
@@ -115,6 +116,7 @@ class Deployment:
     generation: int | None = None
     attempt: int = 1
     superseded: bool = False
+    failed_before: bool = False
     not_before: float | None = None
     offered_at: float | None = None
     lease: int = 0
@@ -126,8 +128,10 @@ class Deployment:
 @dataclass(kw_only=True, slots=True, eq=False)
 class Stage:
     """`forward` and `rollback` count the latest attempts by state, `moving` those forward that hold
-    a slot; `deployments` are the latest forward. `changes` rises with each of their steps: what was
-    worked out at the same number holds still (`causes`, `known_limits`, `left`)."""
+    a slot, `retrying` those that failed before and are not over; `deployments` are the latest
+    forward. `changes` rises with each of their steps: what was worked out at the same number holds
+    still (`causes`, `known_limits`, `left`, `served`). `away`: who was unavailable when
+    the stage was `looked_at` last, and until when nobody else can have fallen silent."""
 
     index: int
     name: str
@@ -139,9 +143,12 @@ class Stage:
     soak_counted_until: float | None = None
     inconclusive_seconds: float = 0.0
     promoted: bool = False
+    approved: bool = False
+    gates: dict[str, GateResult] = field(default_factory=dict)
     accepted_at: float | None = None
     accepted_failures: int = 0
     moving: int = 0
+    retrying: int = 0
     changes: int = 0
     causes: tuple[int, int, int] = (-1, 0, 0)
     forward: Counter[DeploymentState] = field(default_factory=Counter)
@@ -150,6 +157,10 @@ class Stage:
 
     known_limits: tuple[int, Limits | None] = (-1, None)
     left: tuple[int, int, int] = (-1, 0, 0)
+    served: tuple[int, int, tuple[SiteModel, ...]] = (-1, 0, ())
+    away: list[Deployment] = field(default_factory=list)
+    looked_at: tuple[int, int] = (-1, 0)
+    all_heard_until: float = 0.0
 
     @property
     def limits(self) -> Limits:
@@ -172,6 +183,8 @@ class Rollout:
     created_at: float = 0.0
     barrier: bool = False
     welcomes: bool = False
+    approval_required: bool = False
+    approved: bool = False
     state: RolloutState = RolloutState.PLANNED
     cause: str = ""
     pause_code: str = ""

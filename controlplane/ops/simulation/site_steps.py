@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from controlplane.domain.rollout import (
     ACTIVE_DEPLOYMENT,
     BEFORE_SWITCH,
+    NOTHING_SOUND,
     OPEN_STAGE,
     STAGE_FAILURES,
     STARTED_STAGE,
@@ -16,7 +17,8 @@ from controlplane.domain.rollout import DeploymentState as D
 from controlplane.domain.rollout import RolloutState as R
 from controlplane.domain.rollout import StageState as S
 from controlplane.ops.simulation import notes as n
-from controlplane.ops.simulation.admissions import Admissions
+from controlplane.ops.simulation.admissions import Admissions, is_open
+from controlplane.ops.simulation.book import has_begun
 from controlplane.ops.simulation.rows import Deployment, Rollout, Stage
 from controlplane.ops.simulation.versions import Version
 
@@ -27,15 +29,27 @@ _REACHED = ACTIVE_DEPLOYMENT | STAGE_FAILURES | {D.SUCCEEDED}
 class SiteSteps(Admissions):
     """Each changes deployments and wishes together."""
 
-    def offerable(self, stage: Stage, now: float) -> list[Deployment]:
+    def offerable(
+        self, stage: Stage, now: float, *, retries_only: bool = False
+    ) -> list[Deployment]:
         """In the order of the plan: first tries before second ones."""
         rows = [d for d in stage.deployments if d.state is D.PENDING and is_rested(d, now)]
-        if self.freezes:
-            rows = [d for d in rows if not self.is_frozen(d.site)]
+        if self.freezes or self.pins:
+            rows = [d for d in rows if not self.is_held(d.site, d.rollout.version.model)]
+        if retries_only:
+            rows = [d for d in rows if d.failed_before]
         return sorted(rows, key=lambda d: (d.attempt, d.number))
 
-    def offer(self, rollout: Rollout, stage: Stage, count: int, now: float) -> None:
-        offered = self.offerable(stage, now)[:count]
+    def offer(
+        self,
+        rollout: Rollout,
+        stage: Stage,
+        count: int,
+        now: float,
+        *,
+        retries_only: bool = False,
+    ) -> None:
+        offered = self.offerable(stage, now, retries_only=retries_only)[:count]
         changes = self.change_wishes(
             rollout,
             [(d.site, rollout.version) for d in offered],
@@ -51,9 +65,12 @@ class SiteSteps(Admissions):
 
     def end(self, rows: Iterable[Deployment], state: D) -> None:
         for deployment in rows:
-            if deployment.holds_lease:
+            begun = deployment.is_rollback or has_begun(deployment)
+            if begun and is_open(deployment):
+                assert deployment.generation is not None  # it was offered
                 model = deployment.rollout.version.model
-                self.at_large.add((deployment.site, model))
+                self.at_large[deployment.site, model] = deployment.generation
+                self.worse[model] += 1
             self._hold_slot(deployment, False)
             self._move(deployment, state)
             self.notes.append(n.Ended(deployment))
@@ -62,13 +79,19 @@ class SiteSteps(Admissions):
         """What a site returns to."""
         return deployment.from_version
 
+    def can_return(self, deployment: Deployment) -> bool:
+        """Whether what was recorded for the site may still be wished of it."""
+        return self.way_back(deployment) not in self.quarantined
+
     def call_back(self, rollout: Rollout, rows: Iterable[Deployment]) -> None:
         """Returns sites to the version they had, where this rollout's wish still stands."""
         model, version = rollout.version.model, rollout.version
         wishes = [
             (d.site, self.way_back(d))
             for d in rows
-            if model in self.rows[d.site] and self.rows[d.site][model].desired is version
+            if model in self.rows[d.site]
+            and self.rows[d.site][model].desired is version
+            and self.can_return(d)
         ]
         self.change_wishes(rollout, wishes, keep_previous=False)
 
@@ -92,6 +115,7 @@ class SiteSteps(Admissions):
                     to_version=old.to_version,
                     state=state,
                     attempt=old.attempt + 1,
+                    failed_before=old.failed_before or old.state in STAGE_FAILURES,
                     not_before=not_before,
                 )
             )
@@ -140,8 +164,8 @@ class SiteSteps(Admissions):
 
     def end_overdue(self, rollout: Rollout, stage: Stage, defer: bool, now: float) -> None:
         rows = self.overdue(stage, now)
-        begun = [d for d in rows if has_begun(d)]
-        idle = [d for d in rows if not has_begun(d)]
+        begun = [d for d in rows if has_begun(d) or d.failed_before]
+        idle = [d for d in rows if d not in begun]
         self.call_back(rollout, rows)
         self.end(begun, D.TIMED_OUT)
         self.end(idle, D.DEFERRED if defer else D.TIMED_OUT)
@@ -166,23 +190,26 @@ class SiteSteps(Admissions):
         return [d for d in latest(rollout) if d.state in _REACHED and d.site not in away]
 
     def return_sites(self, rollout: Rollout, leaving: Sequence[Deployment], now: float) -> None:
-        ways_back = [(d.site, self.way_back(d)) for d in leaving]
+        ways_back = [(d.site, self.way_back(d)) for d in leaving if self.can_return(d)]
         changes = self.change_wishes(rollout, ways_back, keep_previous=False)
         self.end_forward(leaving)
-        for old, (_, version) in zip(leaving, ways_back, strict=True):
+        for old in leaving:
+            change = changes.get(old.site)
             back = Deployment(
                 rollout=rollout,
                 stage=old.stage,
                 site=old.site,
                 is_rollback=True,
-                to_version=version,
+                to_version=self.way_back(old),
                 from_version=old.to_version,
-                generation=changes[old.site][1],
-                offered_at=now,
+                generation=change and change[1],
+                offered_at=now if change else None,
+                reason_code="" if change else NOTHING_SOUND,
             )
-            self.changed_at[old.site] = now
             self._enter(back)
-            self._move(back, D.OFFERED)
+            if change is not None:
+                self.note_change(old.site, now)
+            self._move(back, D.OFFERED if change else D.ROLLBACK_FAILED)
 
     def end_forward(self, leaving: Sequence[Deployment]) -> None:
         self.end([d for d in leaving if d.state in ACTIVE_DEPLOYMENT], D.CANCELLED)
@@ -230,9 +257,3 @@ def is_retryable(deployment: Deployment) -> bool:
     if deployment.state is not D.FAILED:
         return False
     return deployment.attempt <= deployment.stage.policy.retries
-
-
-def has_begun(deployment: Deployment) -> bool:
-    if deployment.holds_lease or deployment.state is D.PROVING:
-        return True
-    return deployment.state not in BEFORE_SWITCH

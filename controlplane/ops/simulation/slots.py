@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from waypost_agent import situation as sit
 
 from controlplane.domain.admission import BEGIN_WITHIN_SECONDS
-from controlplane.domain.rollout import ACTIVE_DEPLOYMENT
+from controlplane.domain.rollout import ACTIVE_DEPLOYMENT, OUT_OF_STAGE, STAGE_FAILURES
 from controlplane.domain.rollout import DeploymentState as D
 from controlplane.domain.rollout import RolloutState as R
 from controlplane.domain.rollout import StageState as S
@@ -51,6 +51,7 @@ class Slots(Truth):
         self._stopped: dict[int, float] = {}
         self._frozen: dict[int, tuple[frozenset[int] | None, float]] = {}
         self._withdrawn: dict[Version, float] = {}
+        self.ever_withdrawn: set[Version] = set()
         self._retired: set[int] = set()
         self._granted_at: dict[int, float] = {}
 
@@ -65,6 +66,7 @@ class Slots(Truth):
     def withdrew(self, version: Version, *, withdrawn: bool) -> None:
         if withdrawn:
             self._withdrawn[version] = self._clock.now
+            self.ever_withdrawn.add(version)
         else:
             self._withdrawn.pop(version, None)
 
@@ -100,6 +102,31 @@ class Slots(Truth):
             limit = max(1, (self._options.sites - len(self._retired)) * percent // 100)
             recent = sum(at > now - _HOUR for at in self._granted_at.values())
             self._check(Invariant.BUDGET, recent <= limit, "{} of {} in an hour", recent, limit)
+
+        if note.deployment.lease == 1:
+            self._check_bearable(note.deployment)
+
+    def _check_bearable(self, deployment: Deployment) -> None:
+        """Of every attempt there ever was, not of what the centre counts."""
+        rollout, stage = deployment.rollout, deployment.stage
+        failed = {d.site for d in rollout.forward if d.state in STAGE_FAILURES}
+        left = (D.SUCCEEDED, *OUT_OF_STAGE)
+        unproven = [d for d in stage.deployments if d.site in failed and d.state not in left]
+        active = [d for d in stage.deployments if d.state in ACTIVE_DEPLOYMENT]
+        limit = max(stage.limits.failures_tolerated, stage.accepted_failures)
+        again = [d for d in unproven if d.state not in STAGE_FAILURES]
+        full = len(active) >= stage.limits.max_concurrent and not set(again) & set(active)
+        bearable = len(unproven) <= limit or deployment.site in failed or bool(again and full)
+        self._check(
+            Invariant.BEARABLE,
+            bearable,
+            "{}, {}: {} unproven, {} borne, and site {} begins",
+            rollout,
+            stage.name,
+            len(unproven),
+            limit,
+            deployment.site,
+        )
 
     def ended(self, note: n.Ended) -> None:
         """The centre does not count on it any more; what the site has begun is still down."""

@@ -62,17 +62,17 @@ def _fetch(agent: Agent, target: sit.Target, wish: sit.Wish) -> Steps:
     disk = agent.disk.of(wish.model)
     if target != wish.target:
         raise Retry("store-failed")  # without its manifest, which only a wish brings
-    disk.leftovers.add(target.version)
+    disk.leftovers |= {target.version}
     for _ in range(_FILES):
         yield agent.rng.uniform(0.5, 20.0)
         if agent.has_news():
             raise Paused
         if not agent.reaches_centre():
             raise Retry("download-failed")
-    disk.recorded.add(target.version)
+    disk.recorded |= {target.version}
     yield _WRITE_SECONDS
-    disk.installed[target.version] = target.digest
-    disk.leftovers.discard(target.version)
+    disk.installed = {**disk.installed, target.version: target.digest}
+    disk.leftovers -= {target.version}
 
 
 def _prove(agent: Agent, target: sit.Target, wish: sit.Wish) -> Steps:
@@ -212,10 +212,10 @@ def _prune(agent: Agent, action: d.Prune, wish: sit.Wish) -> Steps:
     disk = agent.disk.of(action.model)
     kept_for_return = wish.previous if wish.previous in disk.installed else None
     for version in sorted(action.versions, key=int):
-        disk.installed.pop(version, None)
+        disk.installed = {v: digest for v, digest in disk.installed.items() if v != version}
         yield _WRITE_SECONDS
-        disk.recorded.discard(version)
-    disk.leftovers.clear()
+        disk.recorded -= {version}
+    disk.leftovers = frozenset()
     agent.judge.pruned(agent.site, action.model, disk.installed, kept_for_return)
 
 

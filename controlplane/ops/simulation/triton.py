@@ -55,8 +55,8 @@ class Triton:
 
     def sight(self, model: str) -> tuple[str | None, ...]:
         """What is ready and what is loading, under both names of the model."""
-        names = (model, model + CANDIDATE_SUFFIX)
-        return (*map(self.ready.get, names), *map(self._loading.get, names))
+        ready, loading, candidate = self.ready, self._loading, model + CANDIDATE_SUFFIX
+        return ready.get(model), ready.get(candidate), loading.get(model), loading.get(candidate)
 
     def is_trying(self, model: str) -> bool:
         """Whether something is loaded, or being loaded, as the model's candidate."""

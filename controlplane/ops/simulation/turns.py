@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import fields
 from typing import Any
 
-from controlplane.domain.rollout import CountSoak, Wait
+from controlplane.domain.decisions import CountSoak, Wait
 from controlplane.ops.simulation.centre import Centre
 from controlplane.ops.simulation.clock import moment
 from controlplane.ops.simulation.rows import Rollout
@@ -23,8 +23,8 @@ def _values(row: Any) -> list[tuple[Any, str, Any]]:
     return kept
 
 
-def steps_not_committed(centre: Centre, rollout: Rollout, now: float) -> None:
-    """One turn of which nothing is kept: the process died before the commit."""
+def step_not_committed(centre: Centre, rollout: Rollout, now: float) -> None:
+    """A decision of which nothing is kept: the process died before the commit."""
     first = centre.decide(rollout_view(centre, rollout, now), moment(now))
     if isinstance(first, Wait | CountSoak):
         return  # it would have changed nothing else, so there is nothing to put back
@@ -37,7 +37,7 @@ def steps_not_committed(centre: Centre, rollout: Rollout, now: float) -> None:
         kept += _values(row)
     for _, wish in wishes:
         kept += _values(wish) if wish is not None else []
-    centre.steps(rollout, now)
+    centre.step(rollout, now)
     for row, name, value in kept:
         setattr(row, name, value)
     centre.generations[:] = generations

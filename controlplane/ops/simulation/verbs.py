@@ -1,10 +1,11 @@
 """What people do to the simulated centre.
 
-Follows `rollouts/verbs.py`, `quarantine.py` and `freezes.py` line by line where those change rows;
-whether a verb is allowed now, its caller has asked."""
+Follows `rollouts/verbs.py`, `turning_back.py`, `quarantine.py` and `freezes.py` line by line where
+those change rows; whether a verb is allowed now, its caller has asked."""
 
 from collections.abc import Collection, Sequence
 
+from controlplane.domain.gates import GateResult
 from controlplane.domain.rollout import (
     OPEN_STAGE,
     STAGE_FAILURES,
@@ -15,13 +16,23 @@ from controlplane.domain.rollout import (
 from controlplane.domain.rollout import DeploymentState as D
 from controlplane.domain.rollout import RolloutState as R
 from controlplane.domain.rollout import StageState as S
-from controlplane.ops.simulation.rows import Rollout
+from controlplane.domain.windows import Window
+from controlplane.ops.simulation.admissions import is_open
+from controlplane.ops.simulation.rows import Rollout, SiteModel, Stage
 from controlplane.ops.simulation.site_steps import SiteSteps, latest
 from controlplane.ops.simulation.versions import Version
 
 
 class Verbs(SiteSteps):
     """One transaction each."""
+
+    def approve(self, rollout: Rollout, stage: Stage | None) -> None:
+        """The plan, or one stage of it."""
+        (rollout if stage is None else stage).approved = True
+
+    def take_verdict(self, rollout: Rollout, stage: Stage, result: GateResult) -> None:
+        """The last word of a gate."""
+        stage.gates[result.gate] = result
 
     def pause(self, rollout: Rollout, now: float) -> None:
         self._turn(rollout, R.PAUSED)
@@ -47,7 +58,8 @@ class Verbs(SiteSteps):
             current = stage.state in STARTED_STAGE
             emptied = stage.state is S.PENDING and rollout.pause_code == "canary-empty"
             if failures or current or emptied:
-                stage.accepted_at, stage.accepted_failures = now, failures
+                _, unwell = self.ailing(rollout, stage, now)
+                stage.accepted_at, stage.accepted_failures = now, failures + unwell
             if emptied:
                 return
 
@@ -67,6 +79,13 @@ class Verbs(SiteSteps):
         rollout.cause = "aborted" if superseded_by is None else "superseded"
         self.stop_stages(rollout)
         self.cancel_open(rollout)
+
+    def stop_waiting(self, rollout: Rollout) -> None:
+        finishing = [d for d in latest(rollout) if is_open(d)]
+        self.call_back(rollout, finishing)
+        self.end(finishing, D.CANCELLED)
+        self.end([d for d in rollout.rollback if is_open(d)], D.ROLLBACK_FAILED)
+        rollout.cause += "; not waited for"
 
     def stop_stages(self, rollout: Rollout, failed: Sequence[int] = ()) -> None:
         for stage in rollout.stages:
@@ -92,6 +111,8 @@ class Verbs(SiteSteps):
         without them. Whether there were any."""
         chosen = [d for d in self.reached(rollout) if d.site in sites]
         spared = [d for d in latest(rollout) if d.state is D.PENDING and d.site in sites]
+        if not spared and not any(is_open(d) or self.can_return(d) for d in chosen):
+            return False
         self.return_sites(rollout, chosen, now)
         self.next_attempt(chosen, D.CANCELLED)
         self.end(spared, D.CANCELLED)
@@ -114,6 +135,36 @@ class Verbs(SiteSteps):
 
     def lift(self, number: int) -> None:
         self.freezes.pop(number, None)
+
+    def set_budget(self, percent: int | None) -> None:
+        """Of the fleet, within an hour."""
+        self.changing_percent = percent
+
+    def pin(self, site: int, model: str) -> bool:
+        """Whether there was something to be held."""
+        self.pins.add((site, model))
+        return True
+
+    def unpin(self, site: int, model: str) -> None:
+        self.pins.discard((site, model))
+
+    def pair(self, one: int, other: int) -> None:
+        """They stand in for each other."""
+        self.groups |= {one: (other,), other: (one,)}
+
+    def set_window(self, site: int, window: Window) -> None:
+        """It may activate only then."""
+        self.windows[site] = (window,)
+
+    def open_windows(self) -> None:
+        """Every site may activate at any time."""
+        self.windows.clear()
+
+    def serves_already(self, site: int, version: Version) -> int:
+        """It did before the history began; the generation of that wish."""
+        generation = self.generations[site] = self.generations[site] + 1
+        self.rows[site][version.model] = SiteModel(desired=version, generation=generation)
+        return generation
 
     def retire(self, site: int) -> None:
         """Its agent is sent away with it."""

@@ -7,14 +7,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from controlplane.domain.rollout import (
-    ACTIVE_DEPLOYMENT,
-    INFRASTRUCTURE_CODES,
-    RolloutView,
-    StageView,
-)
+from controlplane.domain.rollout import ACTIVE_DEPLOYMENT, INFRASTRUCTURE_CODES, NOTHING_SOUND
 from controlplane.domain.rollout import DeploymentState as D
 from controlplane.domain.rollout import RolloutState as R
+from controlplane.domain.views import RolloutView, StageView
 from controlplane.ops.simulation.clock import moment
 from controlplane.ops.simulation.rows import Rollout, Stage
 from controlplane.ops.simulation.site_steps import is_rested, is_retryable
@@ -35,14 +31,16 @@ def rollout_view(centre: Centre, rollout: Rollout, now: float) -> RolloutView:
         superseded_by=rollout.superseded_by,
         withdrawn="quarantined" if rollout.version in centre.quarantined else "",
         barrier=rollout.barrier,
+        approval_required=rollout.approval_required,
+        approved=rollout.approved,
     )
 
 
 def _stage_view(centre: Centre, rollout: Rollout, stage: Stage, now: float) -> StageView:
     stale = unhealthy = 0
     if stage.forward[D.SUCCEEDED]:
-        stale, unhealthy = _ailing(centre, rollout, stage, now)
-    penalised, held = _waiting(centre, stage, now) if stage.forward[D.PENDING] else (0, 0)
+        stale, unhealthy = centre.ailing(rollout, stage, now)
+    penalised, held, ready = _waiting(centre, stage, now) if stage.forward[D.PENDING] else (0, 0, 0)
     retryable, infrastructure = _causes(stage) if stage.forward[D.FAILED] else (0, 0)
     is_active = any(stage.forward[state] for state in ACTIVE_DEPLOYMENT)
     until = stage.soak_counted_until
@@ -62,29 +60,37 @@ def _stage_view(centre: Centre, rollout: Rollout, stage: Stage, now: float) -> S
         trailing=stage.trailing,
         inconclusive_seconds=stage.inconclusive_seconds,
         promoted=stage.promoted,
+        approved=stage.approved,
+        gates=tuple(stage.gates.values()),
         accepted_at=None if stage.accepted_at is None else moment(stage.accepted_at),
         accepted_failures=stage.accepted_failures,
         penalised=penalised,
         held=held,
         retryable=retryable,
+        retrying=stage.retrying,
+        retries_ready=ready,
         infrastructure=infrastructure,
         overdue=len(centre.overdue(stage, now)) if is_active else 0,
         retired=_retired(centre, rollout, stage) if centre.retired else 0,
+        unsound=sum(d.reason_code == NOTHING_SOUND and d.stage is stage for d in rollout.rollback),
     )
 
 
-def _waiting(centre: Centre, stage: Stage, now: float) -> tuple[int, int]:
-    """Of the pending: who rest in the penalty box, and whom a freeze holds."""
-    if not centre.freezes and stage.policy.retries == 0:
-        return 0, 0
-    penalised = held = 0
+def _waiting(centre: Centre, stage: Stage, now: float) -> tuple[int, int, int]:
+    """Of the pending: who rest in the penalty box, whom a freeze or a pin holds, and who is to be
+    tried again now."""
+    if not (centre.freezes or centre.pins or stage.policy.retries or stage.retrying):
+        return 0, 0, 0
+    penalised = held = ready = 0
     for deployment in stage.deployments:
         if deployment.state is D.PENDING:
             if not is_rested(deployment, now):
                 penalised += 1
-            elif centre.is_frozen(deployment.site):
+            elif centre.is_held(deployment.site, deployment.rollout.version.model):
                 held += 1
-    return penalised, held
+            elif deployment.failed_before:
+                ready += 1
+    return penalised, held, ready
 
 
 def _causes(stage: Stage) -> tuple[int, int]:
@@ -97,22 +103,6 @@ def _causes(stage: Stage) -> tuple[int, int]:
             sum(d.reason_code in INFRASTRUCTURE_CODES for d in failed),
         )
     return stage.causes[1:]
-
-
-def _ailing(centre: Centre, rollout: Rollout, stage: Stage, now: float) -> tuple[int, int]:
-    """Of the sites that succeeded: without a fresh report, and reporting that they are not well."""
-    model, number = rollout.version.model, rollout.version.number
-    rows, limit, retired = centre.rows, now - centre.fresh_seconds, centre.retired
-    stale = unhealthy = 0
-    for deployment in stage.deployments:
-        if deployment.state is not D.SUCCEEDED or deployment.site in retired:
-            continue
-        row = rows[deployment.site][model]
-        if row.reported_at is None or row.reported_at < limit:
-            stale += 1
-        elif row.serving != number or row.healthy is not True:
-            unhealthy += 1
-    return stale, unhealthy
 
 
 def _retired(centre: Centre, rollout: Rollout, stage: Stage) -> int:

@@ -111,7 +111,8 @@ class Wardens:
         self._note("budget")
 
     def _set_budget(self, percent: int | None) -> None:
-        self._centre.changing_percent = self._judge.changing_percent = percent
+        self._centre.set_budget(percent)
+        self._judge.changing_percent = percent
 
     def _retire(self) -> None:
         """Seldom so many that a stage is left with none."""

@@ -2,12 +2,14 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from datetime import time
 from random import Random
 
 from waypost_agent import decide as d
 from waypost_agent import situation as sit
 
 from controlplane.domain.decide import decide
+from controlplane.domain.windows import Window, WindowKind
 from controlplane.ops.simulation.agent import Agent, AgentDecide
 from controlplane.ops.simulation.book import IllegalStep
 from controlplane.ops.simulation.centre import Centre, Decide
@@ -18,15 +20,16 @@ from controlplane.ops.simulation.invariants import Broken, Invariant
 from controlplane.ops.simulation.judge import Judge
 from controlplane.ops.simulation.mishaps import Mishaps
 from controlplane.ops.simulation.network import Network
+from controlplane.ops.simulation.officers import Officers
 from controlplane.ops.simulation.options import TIERS, Options
 from controlplane.ops.simulation.people import People
-from controlplane.ops.simulation.rows import SiteModel
 from controlplane.ops.simulation.summary import Outcome
 from controlplane.ops.simulation.versions import Catalogue, Version
 from controlplane.ops.simulation.wardens import Wardens
 
 _TIER_SHARES = (0.1, 0.3, 0.6)
 _LATE_SHARE = 0.03
+_WINDOWS_SHARE = 0.4
 _YEAR = 365 * 86_400.0
 
 
@@ -38,6 +41,7 @@ class Parts:
     decide: Decide = decide
     agent_decide: AgentDecide = d.decide
     centre: type[Centre] = Centre
+    engine: type[Engine] = Engine
     agent: type[Agent] = Agent
 
 
@@ -58,7 +62,7 @@ class World:
             decide=parts.decide,
         )
         shared = {"options": options, "clock": self.clock, "rng": self._rng, "judge": self.judge}
-        self.engine = Engine(centre=self.centre, **shared)  # type: ignore[arg-type]
+        self.engine = parts.engine(centre=self.centre, **shared)  # type: ignore[arg-type]
         self.network = Network(engine=self.engine, **shared)  # type: ignore[arg-type]
         self.agents = [
             parts.agent(
@@ -80,6 +84,14 @@ class World:
             tiers=tiers,
             **shared,  # type: ignore[arg-type]
         )
+        self._officers = Officers(
+            options=options,
+            clock=self.clock,
+            centre=self.centre,
+            engine=self.engine,
+            judge=self.judge,
+            tiers=tiers,
+        )
         self._wardens = Wardens(
             centre=self.centre,
             engine=self.engine,
@@ -100,6 +112,7 @@ class World:
     def _begin(self) -> None:
         options, rng = self.options, self._rng
         self._pair_up()
+        self._set_windows()
         models = [f"model-{number}" for number in range(1, options.models + 1)]
         for model in models:
             first = self._catalogue.push(Version(model=model, number=1))
@@ -116,6 +129,7 @@ class World:
         self.engine.start()
         self._people.start(models)
         self._wardens.start()
+        self._officers.start(models)
         self._mishaps.start()
         self.clock.after(options.calm_from, self._calm_down)
 
@@ -123,13 +137,21 @@ class World:
         """Some neighbours stand in for each other."""
         for site in range(0, self.options.sites - 1, 2):
             if self._rng.random() < self.options.paired_share:
-                self.centre.groups |= {site: (site + 1,), site + 1: (site,)}
+                self.centre.pair(site, site + 1)
         self.judge.groups = self.centre.groups
+
+    def _set_windows(self) -> None:
+        """In some histories some sites may activate only at some hours of their place."""
+        rng = Random(f"windows of {self.options.seed}")
+        if rng.random() < _WINDOWS_SHARE:
+            for site in range(self.options.sites):
+                if rng.random() < _WINDOWS_SHARE:
+                    self.centre.set_window(site, _window(rng))
+        self.judge.windows = self.centre.windows
 
     def _serves_already(self, agent: Agent, version: Version) -> None:
         site, model = agent.site, version.model
-        generation = self.centre.generations[site] = self.centre.generations[site] + 1
-        self.centre.rows[site][model] = SiteModel(desired=version, generation=generation)
+        generation = self.centre.serves_already(site, version)
         target = sit.Target(version=str(version.number), digest=version.digest)
         wish = sit.Wish(model=model, epoch=1, generation=generation, target=target)
         before = agent.disk.held.wishes if agent.disk.held else ()
@@ -137,7 +159,7 @@ class World:
         agent.disk.records[model] = sit.Record(committed=target, proven=frozenset({target.digest}))
         agent.disk.models[model] = ModelDisk(
             installed={target.version: target.digest},
-            recorded={target.version},
+            recorded=frozenset({target.version}),
             named=target.version,
         )
         agent.triton.ready[model] = target.version
@@ -149,6 +171,8 @@ class World:
         self.engine.calm = True
         self.engine.idle_until = 0.0
         self._wardens.calm_down()
+        self._officers.calm_down()
+        self.centre.open_windows()
         self._people.calm_down()
 
     def run(self) -> Outcome:
@@ -173,6 +197,17 @@ class World:
             detail="" if broken is None else str(broken),
             story=self.clock.story() if broken is not None else [],
         )
+
+
+def _window(rng: Random) -> Window:
+    """Every day for some hours."""
+    return Window(
+        kind=WindowKind.ACTIVATION,
+        days=frozenset(range(7)),
+        start=time(rng.randrange(24), rng.choice((0, 30))),
+        minutes=rng.choice((60, 240, 720)),
+        timezone=rng.choice(("UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata")),
+    )
 
 
 def _tiers(sites: int) -> list[list[int]]:

@@ -75,18 +75,41 @@ def duration(seconds: float) -> str:
 
 
 @register.filter
-def size(size_bytes: int | None) -> str:
+def size(size_bytes: float | None) -> str:
     """Bytes in binary units, unknown as such."""
     if size_bytes is None:
         return NOT_REPORTED
     if size_bytes < 1024:
-        return f"{size_bytes} B"
+        return f"{size_bytes:.0f} B"
     value = float(size_bytes)
     for unit in ("KiB", "MiB", "GiB"):
         value /= 1024
         if value < 1024:
             return f"{value:.1f} {unit}"
     return f"{value / 1024:.1f} TiB"
+
+
+@register.filter
+def figure(value: float | None) -> str:
+    """Three digits are as much as a measurement of a minute says."""
+    if value is None:
+        return NOT_REPORTED
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+@register.filter
+def percent(share: float | None) -> str:
+    return NOT_REPORTED if share is None else f"{figure(share * 100)} %"
+
+
+@register.filter
+def milliseconds(value: float | None) -> str:
+    return NOT_REPORTED if value is None else f"{figure(value)} ms"
+
+
+@register.filter
+def round_trip(seconds: float) -> str:
+    return f"round trip {figure(seconds * 1000)} ms"
 
 
 @register.filter

@@ -14,7 +14,7 @@ from controlplane.domain.errors import Conflict, Forbidden, InvalidInput
 from controlplane.domain.rollout import DeploymentState
 from controlplane.rollouts.models import Rollout
 from controlplane.rollouts.queries import find_rollout, forward_deployments
-from controlplane.rollouts.verbs import find_stage
+from controlplane.rollouts.verb_parts import find_stage
 from controlplane.web.access import FREEZE, STEER, actor_of, console_page, refusal, require
 from controlplane.web.approvals import approval_lines
 from controlplane.web.choices import choices

@@ -4,12 +4,21 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.timezone import now as current_time
 
+from controlplane.domain.triton_floor import FLOOR_RELEASE
 from controlplane.fleet.queries import find_site
 from controlplane.fleet.services import retire_site
+from controlplane.fleet.waivers import restore_triton_floor, waive_triton_floor
 from controlplane.rollouts.models import SiteModel
 from controlplane.rollouts.quarantine import pin_model, unpin_model
 from controlplane.rollouts.queries import wishes_of
-from controlplane.web.access import PIN, RETIRE_SITE, actor_of, console_page, require
+from controlplane.web.access import (
+    PIN,
+    RETIRE_SITE,
+    WAIVE_FLOOR,
+    actor_of,
+    console_page,
+    require,
+)
 from controlplane.web.acts import Act, ask_and_do
 from controlplane.web.forms import ReasonForm
 
@@ -99,5 +108,59 @@ def retire(request: HttpRequest, name: str) -> HttpResponse:
     def do(typed: dict[str, str]) -> str:
         retire_site(site=site, reason=typed["reason"], actor=actor_of(request), now=current_time())
         return f"Site {name} is retired."
+
+    return ask_and_do(request, act, ReasonForm(request.POST or None, kept_with="site"), do)
+
+
+@console_page
+def waive_floor(request: HttpRequest, name: str) -> HttpResponse:
+    require(request, WAIVE_FLOOR)
+    site = find_site(name)
+    act = Act(
+        title=f"Waive the security floor of Triton at {name}",
+        label="Waive it",
+        icon="flag",
+        danger=True,
+        effect=[
+            "Versions that run their author's code may go there though its Triton is below "
+            f"{FLOOR_RELEASE}, or of a version that nobody knows: it has known critical faults.",
+            "It is for this rule alone, and holds until somebody takes it back.",
+        ],
+        back=reverse("site", args=[name]),
+        back_label=name,
+        why_not=f"{name} is retired." if site.retired_at else "",
+    )
+
+    def do(typed: dict[str, str]) -> str:
+        waive_triton_floor(
+            site=site, reason=typed["reason"], actor=actor_of(request), now=current_time()
+        )
+        return f"The floor is waived at {name}."
+
+    return ask_and_do(request, act, ReasonForm(request.POST or None, kept_with="site"), do)
+
+
+@console_page
+def restore_floor(request: HttpRequest, name: str) -> HttpResponse:
+    require(request, WAIVE_FLOOR)
+    site = find_site(name)
+    act = Act(
+        title=f"Take back the waiver of the security floor at {name}",
+        label="Take it back",
+        icon="undo",
+        effect=[
+            "What serves there goes on; no version that runs its author's code comes anew while "
+            f"its Triton is below {FLOOR_RELEASE}."
+        ],
+        back=reverse("site", args=[name]),
+        back_label=name,
+        why_not="" if site.floor_waiver else f"The floor is not waived at {name}.",
+    )
+
+    def do(typed: dict[str, str]) -> str:
+        restore_triton_floor(
+            site=site, reason=typed["reason"], actor=actor_of(request), now=current_time()
+        )
+        return f"The floor holds again at {name}."
 
     return ask_and_do(request, act, ReasonForm(request.POST or None, kept_with="site"), do)

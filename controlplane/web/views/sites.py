@@ -24,6 +24,7 @@ from controlplane.fleet.queries import (
     windows_by_site,
 )
 from controlplane.fleet.services import create_enrolment_token, create_site
+from controlplane.rollouts.corrections import holds_of
 from controlplane.rollouts.models import SiteModel
 from controlplane.rollouts.queries import (
     SiteStatus,
@@ -36,6 +37,8 @@ from controlplane.web.access import (
     ENROL,
     PIN,
     RETIRE_SITE,
+    STEER_AGENT,
+    WAIVE_FLOOR,
     actor_of,
     console_page,
     refusal,
@@ -44,6 +47,7 @@ from controlplane.web.access import (
 from controlplane.web.events import event_lines
 from controlplane.web.forms import SiteForm, add_faults
 from controlplane.web.live import respond
+from controlplane.web.site_facts import agent_warnings, allowed_at, measured, server_lines
 from controlplane.web.windows import window_lines
 
 PER_PAGE = 50
@@ -111,12 +115,18 @@ def detail(request: HttpRequest, name: str) -> HttpResponse:
     site = find_site(name)
     status = site_statuses(sites().filter(pk=site.pk), now=now)[0]
     agent = active_agent(site)
+    holds = holds_of([row for row in status.models if row.drifted_since], now)
     servers = list(servers_of(site))
     deployments = list(deployments_at(site.pk, limit=DEPLOYMENTS_SHOWN))
     windows = window_lines(windows_by_site([site.pk]).get(site.pk, ()), now)
     peers = len(redundancy_peers(site))
     may_not_pin = refusal(request, PIN)
-    events = event_lines(events_of(object_type="site", object_id=name, limit=EVENTS_SHOWN))
+    figures = measured(site, servers, now)
+    newest = list(events_of(object_type="site", object_id=name, limit=EVENTS_SHOWN))
+    warnings = agent_warnings(agent, newest, now)
+    allowed = allowed_at(agent)
+    may_not_waive = refusal(request, WAIVE_FLOOR)
+    events = event_lines(newest)
     return respond(
         request,
         page="sites/detail.html",
@@ -125,8 +135,12 @@ def detail(request: HttpRequest, name: str) -> HttpResponse:
             "site": site,
             "status": status,
             "agent": agent,
-            "models": _models_of(status),
-            "servers": servers,
+            "models": [(row, word, holds.get(row.pk, "")) for row, word in _models_of(status)],
+            "servers": server_lines(servers),
+            "measured": figures,
+            "agent_warnings": warnings,
+            "allowed": allowed,
+            "may_not_waive": may_not_waive,
             "deployments": deployments,
             "events": events,
             "envelope": envelope(site),
@@ -135,13 +149,19 @@ def detail(request: HttpRequest, name: str) -> HttpResponse:
             "may_not_enrol": refusal(request, ENROL),
             "may_not_retire": refusal(request, RETIRE_SITE),
             "may_not_pin": may_not_pin,
+            "may_not_steer_agent": refusal(request, STEER_AGENT),
         },
         shows=(
             (_shown(status), status.verdict.reason),
             [(r.reported_phase, r.reported_reason, r.reported_at) for r in status.models],
             [(r.pinned_by, r.pinned_reason, r.drifted_since) for r in status.models],
+            sorted(holds.items()),
             (windows, peers, site.redundancy_group, may_not_pin),
+            (allowed, site.floor_waiver, site.floor_waiver_by, may_not_waive),
             agent and (agent.pk, agent.agent_version, agent.observed_generation),
+            agent and (agent.locked_at, agent.rotate_by, agent.key_changed_at),
+            (warnings, [(signal.state, signal.reason) for signal in status.signals]),
+            figures and (figures.interval.pk, figures.is_old),
             [(s.pk, s.reported_at) for s in servers],
             [(d.pk, d.state, d.reason) for d in deployments],
             [line.event.pk for line in events],

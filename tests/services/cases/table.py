@@ -19,7 +19,7 @@ CASES = {
     14: "workers that come at once start a stage once",
     15: "nothing is offered after a pause",
     16: "a resume after an error demands a choice",
-    17: "a turn that breaks half way is taken again as if it had never begun",
+    17: "a worker that is killed before a commit leaves what the next goes on from",
     18: "turns may be lost and doubled",
     19: "two beats are one",
     20: "an outage is no soak",

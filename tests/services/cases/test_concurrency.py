@@ -7,24 +7,23 @@ import pytest
 
 from controlplane.audit.models import Event
 from controlplane.catalog.services import create_version
+from controlplane.domain.decisions import Decision
 from controlplane.domain.errors import Conflict, Forbidden
 from controlplane.domain.rollout import OnConflict, ResumeChoice, RolloutState
 from controlplane.domain.strategies import StrategySpec
 from controlplane.domain.windows import LONGEST_WAIT
 from controlplane.fleet.services import create_window
-from controlplane.rollouts import site_effects
+from controlplane.rollouts import effects
+from controlplane.rollouts.approvals import approve_rollout
 from controlplane.rollouts.freezes import freeze_sites
+from controlplane.rollouts.history import replayed
 from controlplane.rollouts.models import Deployment, EngineBeat, Rollout, SiteModel
 from controlplane.rollouts.planning import plan_rollout
 from controlplane.rollouts.quarantine import quarantine_version
 from controlplane.rollouts.services import advance_rollout, tick
 from controlplane.rollouts.strategies import create_strategy, find_strategy
-from controlplane.rollouts.verbs import (
-    approve_rollout,
-    pause_rollout,
-    resume_rollout,
-    roll_back_rollout,
-)
+from controlplane.rollouts.turning_back import roll_back_rollout
+from controlplane.rollouts.verbs import pause_rollout, resume_rollout
 from tests.factories import (
     ACTOR,
     make_joined_site,
@@ -125,24 +124,37 @@ def test_a_resume_after_an_error_demands_a_choice(
     assert (event.reason, event.data["choice"]) == ("because", "retry")
 
 
-def test_a_turn_that_breaks_half_way_is_taken_again_as_if_it_had_never_begun(
-    edge: FakeAgent, now: datetime, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_a_worker_that_is_killed_before_a_commit_leaves_what_the_next_goes_on_from(
+    before: int, edge: FakeAgent, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Case 17. All that the engine knows stands in rows."""
+    """Case 17. All that the engine knows stands in rows, whole decision by whole decision."""
     rollout = start(make_version(now=now), now=now)
-    before = rows()
+    left = [rollout.state]
+    apply = effects.apply
 
-    def cut_off(**_: object) -> None:
-        raise RuntimeError("the power is gone")
+    def killed(rollout: Rollout, decision: Decision, now: datetime) -> None:
+        apply(rollout, decision, now)
+        if len(left) > before:
+            raise SystemExit("killed before the commit")
+        left.append(rollout.state)
 
     with monkeypatch.context() as patch:
-        patch.setattr(site_effects, "change_wishes", cut_off)
-        with pytest.raises(RuntimeError, match="the power is gone"):
+        patch.setattr(effects, "apply", killed)
+        with pytest.raises(SystemExit):
             advance_rollout(rollout_id=rollout.pk, now=now)
-    assert rows() == before
+
+    rollout.refresh_from_db()
+    assert rollout.state == left[-1]
+    assert rollout.advanced_at is None, "a ring for what is left must not be passed over"
+    assert Event.objects.filter(actor="engine").count() == before
+    assert parts(rollout) == {"edge": "pending"}
+    assert replayed(rollout)[1] == []
 
     assert turn(rollout, now=now).state == RolloutState.RUNNING
     assert parts(rollout) == {"edge": "offered"}
+    actions = list(Event.objects.filter(actor="engine").order_by("pk").values_list("action"))
+    assert actions == [("rollout.started",), ("rollout.stage_started",), ("rollout.offered",)]
 
 
 def rows() -> list[object]:

@@ -5,12 +5,13 @@ from datetime import datetime, timedelta
 import pytest
 
 from controlplane.audit.models import Event
-from controlplane.domain.errors import Conflict, Unauthenticated
+from controlplane.domain.errors import Conflict, Forbidden, Unauthenticated
 from controlplane.domain.gates import Verdict
 from controlplane.domain.rollout import RolloutState
+from controlplane.fleet.keys import unlock_agent
+from controlplane.rollouts.approvals import record_verdict
 from controlplane.rollouts.models import BadVersion, Rollout, SiteModel
-from controlplane.rollouts.verbs import record_verdict
-from tests.factories import make_joined_site, make_version
+from tests.factories import ACTOR, make_joined_site, make_version
 from tests.fake_agent import FakeAgent
 from tests.services.steps import (
     canary_then_rest,
@@ -122,7 +123,8 @@ def test_only_the_clock_of_the_centre_decides(
 def test_a_cloned_agent_is_refused_and_noted(
     edge: FakeAgent, rollout: Rollout, now: datetime
 ) -> None:
-    """Case 38. Key and counter were copied with the disk; only one of the two can go on."""
+    """Case 38. Key and counter were copied with the disk: neither goes on but serving, until an
+    operator has looked; then only one of the two can."""
     clone = FakeAgent(site=edge.site, agent_id=edge.agent_id, key=edge.key, counter=edge.counter)
     edge.open_session(now=now)
 
@@ -132,6 +134,10 @@ def test_a_cloned_agent_is_refused_and_noted(
 
     assert caught.value.code == "session-counter-stale"
     assert Event.objects.filter(action="agent.counter_stale", object_id="edge").count() == 1
+    for either in (edge, clone):
+        with pytest.raises(Forbidden):
+            either.open_session(now=now)
+    unlock_agent(site=edge.site, reason="the copy is gone", actor=ACTOR, now=now)
     clone.open_session(now=now)
     edge.counter = clone.counter - 1
     with pytest.raises(Conflict):

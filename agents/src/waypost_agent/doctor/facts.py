@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
-from waypost_agent.config import Config
+from waypost_agent.config import Config, ServerConfig
 
 OK, WARN, FAIL, NOT_APPLICABLE = "ok", "warn", "fail", "not applicable"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One finding. `cure` is one line that says what to do, empty where nothing is to be done."""
+    """One finding. `cure` is one line that says what to do, empty where nothing is to be done;
+    `server` the one of several Tritons that it is about."""
 
     name: str
     verdict: str
     seen: str
     cure: str = ""
+    server: str = ""
 
 
 def ok(name: str, seen: str) -> Check:
@@ -126,6 +129,35 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrustFacts:
+    """The keys of [trust]: `fault` why they cannot be used, `changeable` those files of them that
+    somebody but their owner can write."""
+
+    fingerprints: tuple[str, ...] = ()
+    fault: str | None = None
+    changeable: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MirrorFacts:
+    """A neighbour that is asked for files: what it answers to a question for none, or why not."""
+
+    url: str
+    status: int | None = None
+    fault: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharingFacts:
+    """`opens_at`: when the next download window opens, None when one is open or none is given.
+    `secret_fault`: why the secret of [mirror] cannot be used."""
+
+    opens_at: datetime | None = None
+    mirrors: tuple[MirrorFacts, ...] = ()
+    secret_fault: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class JournalFacts:
     """`unreadable`: files that cannot be read now; `set_aside`: those that could not before."""
 
@@ -135,17 +167,23 @@ class JournalFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """Everything. Without a configuration that can be read there is nothing but the host."""
+    """Everything there is to know about one server of the site, `of`, and what it stands on.
+    Without a configuration that can be read there is nothing but the host."""
 
     host: HostFacts
     config_path: Path
     config: Config | None = None
+    of: ServerConfig | None = None
     config_fault: str | None = None
+    left_behind: str | None = None  # records that no server of the configuration would find
     secret_fault: str | None = None  # why Triton's secret cannot be read
     state_dir: FolderFacts | None = None
+    home: FolderFacts | None = None  # of the records of this server, in state_dir or it itself
     repository: FolderFacts | None = None
     identity: IdentityFacts = IdentityFacts()
     centre: CentreFacts | None = None
+    trust: TrustFacts | None = None
+    sharing: SharingFacts | None = None
     server: ServerFacts | None = None
     journal: JournalFacts = JournalFacts()
     models: tuple[ModelFacts, ...] = field(default=())

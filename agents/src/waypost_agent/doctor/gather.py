@@ -13,6 +13,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,7 +22,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, SSLError
 
 from waypost_agent.accelerators import Gpus
-from waypost_agent.config import Config, load_config
+from waypost_agent.config import Config, ServerConfig, TritonConfig, load_config
 from waypost_agent.doctor.facts import (
     CentreFacts,
     Facts,
@@ -29,48 +30,65 @@ from waypost_agent.doctor.facts import (
     HostFacts,
     IdentityFacts,
     JournalFacts,
+    TrustFacts,
 )
 from waypost_agent.doctor.look import look_at_triton
+from waypost_agent.doctor.neighbours import look_at_sharing
 from waypost_agent.errors import ConfigError
 from waypost_agent.identity import Identity
 from waypost_agent.inventory import disk_bytes
-from waypost_agent.journal import Journal
+from waypost_agent.server import make_journal
+from waypost_agent.trust import make_trust
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-def gather(config_path: Path, now: Callable[[], float] = time.time) -> Facts:
-    """All facts; one that cannot be learned says so and holds up no other. `now` is the time of
-    day in seconds."""
+def gather(config_path: Path, now: Callable[[], float] = time.time) -> tuple[Facts, ...]:
+    """All facts, for each server of the site; one that cannot be learned says so and holds up no
+    other. `now` is the time of day in seconds."""
     try:
         config = load_config(config_path)
     except ConfigError as error:
-        return Facts(host=_host(None), config_path=config_path, config_fault=str(error))
+        return (Facts(host=_host(None), config_path=config_path, config_fault=str(error)),)
     identity = _identity(config)
     url = config.centre_url or identity.centre_url
-    journal = Journal(config.state_dir / "journal")
-    unreadable, set_aside = journal.faults()
-    server, models = look_at_triton(config, journal, unreadable)
-    return Facts(
-        host=_host(config),
+    site = Facts(
+        host=_host(config.servers[0]),
         config_path=config_path,
         config=config,
-        secret_fault=_secret_fault(config),
+        left_behind=config.left_behind,
         state_dir=look_at_folder(config.state_dir),
-        repository=look_at_folder(config.triton.repository),
         identity=identity,
         centre=None if url is None else ask_centre(config, url, now),
+        trust=_trust(config),
+        sharing=look_at_sharing(config, now()),
+    )
+    return tuple(_gather_server(site, config, server) for server in config.servers)
+
+
+def _gather_server(site: Facts, config: Config, its: ServerConfig) -> Facts:
+    journal = make_journal(its.state_dir)
+    unreadable, set_aside = journal.faults()
+    server, models = look_at_triton(config, its, journal, unreadable)
+    return replace(
+        site,
+        of=its,
+        host=_host(its),
+        secret_fault=_secret_fault(its.triton),
+        # Before the first start it has no folder of its own yet.
+        home=look_at_folder(its.state_dir if its.state_dir.exists() else config.state_dir),
+        repository=look_at_folder(its.triton.repository),
         server=server,
         journal=JournalFacts(unreadable=unreadable, set_aside=set_aside),
         models=models,
     )
 
 
-def _host(config: Config | None) -> HostFacts:
+def _host(its: ServerConfig | None) -> HostFacts:
     gpus = Gpus().look()
-    known, user = (False, None) if config is None else _triton_user(config.triton.user)
-    total, free = (None, None) if config is None else disk_bytes(config.triton.repository)
+    known, user = (False, None) if its is None else _triton_user(its.triton.user)
+    total, free = (None, None) if its is None else disk_bytes(its.triton.repository)
     return HostFacts(
         python=sys.version_info[:3],
         uid=os.geteuid(),
@@ -104,8 +122,19 @@ def _triton_user(user: str | None) -> tuple[bool, tuple[int, frozenset[int]] | N
     return True, (entry.pw_uid, frozenset(groups))
 
 
-def _secret_fault(config: Config) -> str | None:
-    path = config.triton.secret_file
+def _trust(config: Config) -> TrustFacts:
+    try:
+        keys = make_trust(config.trust).keys
+    except ConfigError as error:
+        return TrustFacts(fault=str(error))
+    return TrustFacts(
+        fingerprints=tuple(key.fingerprint for key in keys),
+        changeable=tuple(str(path) for path in config.trust.keys if path.stat().st_mode & 0o022),
+    )
+
+
+def _secret_fault(its: TritonConfig) -> str | None:
+    path = its.secret_file
     if path is None:
         return None
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from waypost_agent.config import move_records
 from waypost_agent.doctor.facts import (
     Check,
     Facts,
@@ -19,17 +20,25 @@ _LITTLE_ROOM_BYTES = 1 << 30
 
 
 def host_checks(facts: Facts) -> tuple[Check, ...]:
+    """What all the servers of a site stand on."""
     return (
         configuration(facts),
         python(facts.host),
         boot_clock(facts.host),
         state_folder(facts),
+        identity(facts),
+        gpu(facts),
+    )
+
+
+def place_checks(facts: Facts) -> tuple[Check, ...]:
+    """What one server stands on."""
+    return (
+        secret(facts),
         repository(facts),
         one_file_system(facts),
         triton_user(facts),
         disk(facts),
-        identity(facts),
-        gpu(facts),
     )
 
 
@@ -37,13 +46,22 @@ def configuration(facts: Facts) -> Check:
     name = "configuration"
     if facts.config is None:
         return fail(name, str(facts.config_fault), "correct the key that is named, then try again")
+    return ok(name, f"{facts.config_path} can be read and is complete")
+
+
+def secret(facts: Facts) -> Check:
+    name = "triton secret"
+    if facts.of is None:
+        return not_applicable(name, "the configuration cannot be read")
     if facts.secret_fault is not None:
         return fail(
             name,
             facts.secret_fault,
             "let Triton's start write its secret there, readable by the agent's user",
         )
-    return ok(name, f"{facts.config_path} can be read and is complete")
+    if facts.of.triton.secret_file is None:
+        return not_applicable(name, "no secret_file is given")
+    return ok(name, f"{facts.of.triton.secret_file} can be read")
 
 
 def python(host: HostFacts) -> Check:
@@ -83,6 +101,8 @@ def state_folder(facts: Facts) -> Check:
         )
     if not folder.is_folder:
         return fail(name, f"{folder.path} is not a folder", "give another state_dir")
+    if facts.left_behind is not None and facts.config is not None:
+        return fail(name, facts.left_behind, move_records(facts.config))
     if not folder.writable:
         return fail(
             name,
@@ -126,7 +146,7 @@ def repository(facts: Facts) -> Check:
 
 
 def one_file_system(facts: Facts) -> Check:
-    name, state, models = "one file system", facts.state_dir, facts.repository
+    name, state, models = "one file system", facts.home, facts.repository
     if state is None or models is None or not (state.exists and models.exists):
         return not_applicable(name, "one of the two folders is missing")
     if state.device != models.device:
@@ -148,9 +168,9 @@ def one_file_system(facts: Facts) -> Check:
 
 def triton_user(facts: Facts) -> Check:
     name, folder, host = "repository closed to Triton", facts.repository, facts.host
-    if facts.config is None or folder is None or not folder.exists:
+    if facts.of is None or folder is None or not folder.exists:
         return not_applicable(name, "there is no repository to look at")
-    user = facts.config.triton.user
+    user = facts.of.triton.user
     if user is None:
         return not_applicable(name, "triton.user does not say as whom Triton runs")
     if not host.triton_user_known or host.triton_user is None:

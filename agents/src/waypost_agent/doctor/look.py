@@ -17,9 +17,8 @@ from pathlib import Path
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from waypost_agent.agent import make_store, make_triton
 from waypost_agent.clock import SystemClock
-from waypost_agent.config import Config
+from waypost_agent.config import Config, ServerConfig, TritonConfig
 from waypost_agent.doctor.facts import ModelFacts, ServerFacts
 from waypost_agent.doctor.server import parse_options, port_of
 from waypost_agent.errors import GOLDEN_MISMATCH, Permanent, Retryable
@@ -28,6 +27,7 @@ from waypost_agent.journal import Journal
 from waypost_agent.manifest import CONFIG_FILE, GOLDEN_FILE, Manifest
 from waypost_agent.model_control import ModelControl
 from waypost_agent.observe import ServerView, observe_model, observe_server
+from waypost_agent.server import make_store, make_triton
 from waypost_agent.store import Store
 from waypost_agent.triton import PbtxtCodec, Triton
 
@@ -44,32 +44,33 @@ _HTTP_SECONDS = 5.0
 
 
 def look_at_triton(
-    config: Config, journal: Journal, unreadable: Collection[str]
+    config: Config, its: ServerConfig, journal: Journal, unreadable: Collection[str]
 ) -> tuple[ServerFacts, tuple[ModelFacts, ...]]:
     """The server, and each model on record; `unreadable` names records that are left alone."""
-    triton = make_triton(config)
+    triton = make_triton(config, its)
     try:
         seen = observe_server(triton)
-        store = make_store(config)
+        store = make_store(config, its)
         names = {name for name in journal.models() if f"{name}.json" not in unreadable}
         models = tuple(
-            _look_at_model(config, triton, journal, store, seen, name) for name in sorted(names)
+            _look_at_model(config, its, triton, journal, store, seen, name)
+            for name in sorted(names)
         )
         if not seen.live:
             return ServerFacts(live=False, reason=seen.reason), models
-        return _look_at_server(config, triton), models
+        return _look_at_server(its.triton, triton), models
     finally:
         triton.close()
 
 
-def _look_at_server(config: Config, triton: Triton) -> ServerFacts:
+def _look_at_server(its: TritonConfig, triton: Triton) -> ServerFacts:
     try:
         facts = triton.facts()
     except Retryable as error:
         return ServerFacts(live=False, reason=error.reason)
     explicit, control_reason = _ask_for_control(triton)
-    command = command_line(port_of(config.triton.grpc_url))
-    wanted = {port_of(config.triton.grpc_url), port_of(config.triton.http_url)}
+    command = command_line(port_of(its.grpc_url))
+    wanted = {port_of(its.grpc_url), port_of(its.http_url)}
     if command is not None:
         wanted.add(port_of("h:" + parse_options(command).get("--metrics-port", "8002")))
     return ServerFacts(
@@ -80,8 +81,8 @@ def _look_at_server(config: Config, triton: Triton) -> ServerFacts:
         control_reason=control_reason,
         command=command,
         listeners=listeners({port for port in wanted if port is not None}),
-        open_over_http=_is_open_over_http(config.triton.http_url),
-        backends=_backends(config.triton.backend_directory),
+        open_over_http=_is_open_over_http(its.http_url),
+        backends=_backends(its.backend_directory),
     )
 
 
@@ -154,7 +155,13 @@ def _address(text: str) -> str:
 
 
 def _look_at_model(
-    config: Config, triton: Triton, journal: Journal, store: Store, server: ServerView, model: str
+    config: Config,
+    its: ServerConfig,
+    triton: Triton,
+    journal: Journal,
+    store: Store,
+    server: ServerView,
+    model: str,
 ) -> ModelFacts:
     record = journal.load(model)
     seen = observe_model(model, server, store, None)
@@ -167,7 +174,7 @@ def _look_at_model(
             golden_reason="nothing was verified here yet",
         )
     manifest = store.manifest(model, committed.version)
-    folder = config.state_dir / "versions" / model / committed.version
+    folder = its.state_dir / "versions" / model / committed.version
     golden, reason = None, f"version {committed.version} does not serve"
     if seen.serving == committed.version:
         golden, reason = _replay(config, triton, model, committed.version, manifest, folder)
@@ -176,7 +183,7 @@ def _look_at_model(
         committed=committed.version,
         serving=seen.serving,
         committed_on_disk=seen.holds(committed),
-        config_names=_named_version(config.triton.repository / model / CONFIG_FILE),
+        config_names=_named_version(its.triton.repository / model / CONFIG_FILE),
         backend=_backend(_read(folder, CONFIG_FILE, manifest)),
         golden=golden,
         golden_reason=reason,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from waypost_agent.doctor.facts import Check, Facts, ModelFacts, fail, not_applicable, ok, warn
+from waypost_agent.servers import owner
 
 
 def model_checks(facts: Facts) -> tuple[Check, ...]:
@@ -35,6 +36,8 @@ def _of(facts: Facts, model: ModelFacts) -> tuple[Check, ...]:
 def record(facts: Facts, model: ModelFacts) -> Check:
     """Whether disk and server have what the journal says serves."""
     name = f"record of {model.model}"
+    if (elsewhere := _elsewhere(facts, model)) is not None:
+        return elsewhere
     if model.committed is None:
         return not_applicable(name, "nothing was verified here yet")
     if not model.committed_on_disk:
@@ -57,6 +60,22 @@ def record(facts: Facts, model: ModelFacts) -> Check:
             "nothing by hand while a change is under way, else see waypost-agent status",
         )
     return ok(name, f"version {model.committed} is verified and complete")
+
+
+def _elsewhere(facts: Facts, model: ModelFacts) -> Check | None:
+    """A model that another server takes now: nobody looks after what is left of it here."""
+    if facts.config is None or facts.of is None:
+        return None
+    taker = owner(model.model, facts.config.shares)
+    if taker == facts.of.name or model.serving is None:
+        return None
+    path = facts.of.triton.repository / model.model
+    return warn(
+        f"record of {model.model}",
+        f"version {model.serving} serves here, though the model belongs to "
+        f"{'no server' if taker is None else taker} now",
+        f"name it in models of {facts.of.name} again, or remove {path} and restart this Triton",
+    )
 
 
 def golden(model: ModelFacts) -> Check:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from waypost_agent.config import Config
+from waypost_agent.config import TritonConfig
 from waypost_agent.doctor.facts import (
     Check,
     Facts,
@@ -51,28 +51,29 @@ def server_checks(facts: Facts) -> tuple[Check, ...]:
         "triton extensions",
         "backends",
     )
-    config, server = facts.config, facts.server
-    if config is None or server is None:
+    server = facts.server
+    if facts.of is None or server is None:
         return tuple(not_applicable(name, "the configuration cannot be read") for name in names)
+    triton = facts.of.triton
     if not server.live:
         return (
-            live(config, server),
+            live(triton, server),
             *(not_applicable(name, "Triton does not answer") for name in names[1:]),
         )
     return (
-        live(config, server),
+        live(triton, server),
         version(server),
-        control(config, server),
-        options(config, server),
-        ports(config, server),
+        control(triton, server),
+        options(triton, server),
+        ports(triton, server),
         extensions(server),
         backends(facts, server),
     )
 
 
-def live(config: Config, server: ServerFacts) -> Check:
+def live(triton: TritonConfig, server: ServerFacts) -> Check:
     if server.live:
-        return ok("triton", f"answers at {config.triton.grpc_url}")
+        return ok("triton", f"answers at {triton.grpc_url}")
     if "restricted" in server.reason:
         return fail(
             "triton",
@@ -97,7 +98,7 @@ def version(server: ServerFacts) -> Check:
     return ok(name, str(server.version))
 
 
-def control(config: Config, server: ServerFacts) -> Check:
+def control(triton: TritonConfig, server: ServerFacts) -> Check:
     name = "triton control"
     if server.explicit is None:
         return fail(
@@ -114,24 +115,23 @@ def control(config: Config, server: ServerFacts) -> Check:
     if server.open_over_http:
         return fail(
             name,
-            f"whoever reaches {config.triton.http_url} may load and unload models",
+            f"whoever reaches {triton.http_url} may load and unload models",
             f"start Triton with --http-restricted-api={','.join(RESTRICTED_INTERFACES)}:KEY=SECRET",
         )
     return ok(name, "explicit, over gRPC")
 
 
-def options(config: Config, server: ServerFacts) -> Check:
+def options(triton: TritonConfig, server: ServerFacts) -> Check:
     """The options it runs with beside the one list of `triton_flags`."""
     name = "triton options"
     if server.command is None:
         return not_applicable(name, "its command line cannot be seen from here")
     wanted, seen = expected_options(), parse_options(server.command)
     repository = seen.get("--model-repository", seen.get("--model-store", ""))
-    if not _same_folder(repository, config.triton.repository):
+    if not _same_folder(repository, triton.repository):
         return fail(
             name,
-            f"it serves {repository or 'no repository'}, the agent writes to "
-            f"{config.triton.repository}",
+            f"it serves {repository or 'no repository'}, the agent writes to {triton.repository}",
             "let triton.repository and --model-repository name one folder",
         )
     differing = {
@@ -199,7 +199,7 @@ def _same_folder(seen: str, wanted: Path) -> bool:
     return bool(seen) and Path(seen) == wanted
 
 
-def ports(config: Config, server: ServerFacts) -> Check:
+def ports(triton: TritonConfig, server: ServerFacts) -> Check:
     name = "triton ports"
     if not server.listeners:
         return not_applicable(name, "what listens cannot be seen from here")
@@ -213,7 +213,7 @@ def ports(config: Config, server: ServerFacts) -> Check:
     text = "; ".join(f"{port} on {', '.join(each)}" for port, each in sorted(widely.items()))
     cure = "start Triton with --grpc-address, --http-address and --metrics-address=127.0.0.1 and "
     cure += "let users in through a proxy"
-    if port_of(config.triton.grpc_url) in widely:
+    if port_of(triton.grpc_url) in widely:
         return fail(name, f"open beyond this machine, model control among them: {text}", cure)
     return warn(name, f"open beyond this machine: {text}", cure)
 

@@ -19,6 +19,13 @@ class Command(BaseCommand):
         parser.add_argument("name", help="what the token is for, as shown in events")
         parser.add_argument("--user", default="admin")
         parser.add_argument("--scope", action="append", choices=Scope.values, required=True)
+        parser.add_argument(
+            "--model",
+            action="append",
+            default=[],
+            metavar="MODEL",
+            help="its writes may concern this model alone; repeatable",
+        )
         parser.add_argument("--days", type=float, default=90)
 
     def handle(self, *_: Any, **options: Any) -> None:
@@ -30,6 +37,7 @@ class Command(BaseCommand):
                 user=user,
                 name=options["name"],
                 scopes=options["scope"],
+                model_names=options["model"],
                 lifetime=timedelta(days=options["days"]),
                 actor="shell",
                 now=timezone.now(),

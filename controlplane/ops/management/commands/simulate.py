@@ -1,12 +1,16 @@
 """`manage.py simulate`: a hostile, seeded fleet over virtual time; exit 1 when a promise breaks.
 
-The agent's decisions are part of it, so its package must be installed beside the control plane."""
+The agent's decisions are part of it, so its package must be installed beside the control plane.
+Ctrl-C ends it with the summary of what is done, and exit 130."""
 
 import argparse
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+import shlex
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import TYPE_CHECKING, Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -14,7 +18,13 @@ from django.core.management.base import BaseCommand, CommandError
 from controlplane.rollouts.evidence import PATIENCE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from controlplane.ops.simulation.options import Options
+    from controlplane.ops.simulation.summary import Outcome
     from controlplane.ops.simulation.world import Parts
+
+    Play = Callable[[Options], Outcome]
 
 _SHARES = {
     "loss": "share of messages lost",
@@ -70,19 +80,68 @@ class Command(BaseCommand):
             ]
         except ValueError as error:
             raise CommandError(str(error)) from error
-        outcomes = []
-        with ExitStack() as stack:
-            run = map
-            if given["jobs"] > 1:
-                # Fresh processes: what a forked one would inherit is not its own.
-                pool = ProcessPoolExecutor(given["jobs"], mp_context=get_context("spawn"))
-                run = stack.enter_context(pool).map  # type: ignore[assignment]
-            for outcome in run(partial(simulate, parts=self.parts), histories):
+        play, jobs = partial(simulate, parts=self.parts), given["jobs"]
+        outcomes: list[Outcome] = []
+        began, is_cut_short = time.monotonic(), False
+        try:
+            for outcome in (
+                one_by_one(play, histories) if jobs == 1 else at_once(play, histories, jobs)
+            ):
                 outcomes.append(outcome)
-                self.stderr.write(outcome.progress())
-        self.stdout.write(summary(outcomes))
-        broken = [outcome for outcome in outcomes if outcome.broken]
+                place = _place(len(outcomes), len(histories), time.monotonic() - began)
+                self.stderr.write(f"{place} {outcome.progress()}")
+                if outcome.broken:
+                    self.stderr.write(outcome.failure())
+                    self.stderr.write(f"replay it: {_replay(outcome.options.seed, given)}")
+        except KeyboardInterrupt:
+            is_cut_short = True
+        outcomes.sort(key=lambda outcome: outcome.options.seed)
+        if outcomes:
+            self.stdout.write(summary(outcomes))
+        broken = [str(outcome.options.seed) for outcome in outcomes if outcome.broken]
         if broken:
-            for outcome in broken:
-                self.stderr.write(outcome.failure())
-            raise CommandError("A promise was broken; the same --seed shows it again.")
+            raise CommandError(
+                f"A promise was broken by seed {', '.join(broken)}; the same --seed shows it again."
+            )
+        if is_cut_short:
+            raise CommandError(
+                f"Interrupted after {len(outcomes)} of {len(histories)} seeds.", returncode=130
+            )
+
+
+def one_by_one(play: "Play", histories: "Sequence[Options]") -> "Iterator[Outcome]":
+    yield from map(play, histories)
+
+
+def at_once(play: "Play", histories: "Sequence[Options]", jobs: int) -> "Iterator[Outcome]":
+    """As they end. Fresh processes: what a forked one would inherit is not its own. Interrupted, it
+    waits for none of them."""
+    pool = ProcessPoolExecutor(
+        jobs, mp_context=get_context("spawn"), initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )  # fmt: skip
+    try:
+        for done in as_completed([pool.submit(play, history) for history in histories]):
+            yield done.result()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in active_children():
+            child.terminate()
+        raise
+    pool.shutdown()
+
+
+def _place(done: int, planned: int, seconds: float) -> str:
+    """How far it is, and when it ends if the rest takes as long."""
+    left = seconds / done * (planned - done)
+    return f"[{done}/{planned}, {seconds / done:.1f} s a seed, {left / 60:.0f} min left]"
+
+
+def _replay(seed: int, given: dict[str, Any]) -> str:
+    """The command that plays one history of these again."""
+    words = ["manage.py", "simulate", "--sites", given["sites"], "--hours", f"{given['hours']:g}"]
+    words += ["--seed", seed]
+    for name in _SHARES:
+        if given[name] is not None:
+            words += [f"--{name.replace('_', '-')}", given[name]]
+    return shlex.join(map(str, words))

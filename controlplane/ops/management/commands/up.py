@@ -79,7 +79,8 @@ class Command(BaseCommand):
         self._say(f"broker: {broker.described}")
         if broker.command:
             supervisor.add("broker", broker.command, env)
-        self._say(f"processes: web on {host}:{port}, worker with {processes}, courier, beat")
+        workers = f"worker with {processes}, courier, packer, beat"
+        self._say(f"processes: web on {host}:{port}, {workers}")
         web = [sys.executable, "-m", "uvicorn", "controlplane.config.asgi:application"]
         web += ["--host", host, "--port", str(port), "--lifespan", "off", "--no-access-log"]
         web += ["--timeout-graceful-shutdown", "5"]
@@ -96,6 +97,14 @@ class Command(BaseCommand):
         courier = [*celery, "worker", "-P", "solo", "-Q", "webhooks", "-n", "courier@%h"]
         courier += ["--without-heartbeat", "--without-gossip", "--without-mingle"]
         supervisor.add("courier", courier, env)
+        # Chunk maps are in no hurry: whatever else runs here goes first.
+        packer = ["nice", "-n", "10", *celery, "worker", "-P", "solo", "-Q", "chunk-maps"]
+        packer += ["-n", "packer@%h", "--without-heartbeat", "--without-gossip", "--without-mingle"]
+        supervisor.add("packer", packer, env)
+        if settings.WAYPOST_MLFLOW_URL:
+            importer = [*celery, "worker", "-P", "solo", "-Q", "imports", "-n", "importer@%h"]
+            importer += ["--without-heartbeat", "--without-gossip", "--without-mingle"]
+            supervisor.add("importer", importer, env)
         # The schedule stands in the settings; beat has nothing to remember between starts.
         supervisor.add("beat", [*celery, "beat", "-S", "celery.beat:Scheduler"], env)
 
