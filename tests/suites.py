@@ -3,8 +3,9 @@
     python -m tests.suites [services]
 
 Suites that neither open a browser nor start the whole stack run two at a time; each line says whose
-it is. The last line is `N passed, N failed, N skipped` over all of them; the exit status is 0 only
-if nothing failed and every suite ran some test."""
+it is. What failed is told once more at the end, where a reader of a long log looks first. The last
+line is `N passed, N failed, N skipped` over all of them; the exit status is 0 only if nothing
+failed and every suite ran some test."""
 
 import os
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "test-results"
+TOLD_LINES = 12  # of each failure's traceback, at the end of all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +34,16 @@ class Suite:
 
 @dataclass(frozen=True, kw_only=True)
 class Count:
-    """What a suite came to. Errors in fixtures and collection count as failed."""
+    """What a suite came to. Errors in fixtures and collection count as failed; `failures` holds a
+    headline and the end of what was said for each."""
 
     passed: int
     failed: int
     skipped: int
+    failures: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
 
 
 CONTROL_PLANE, AGENT = ".venv/bin/python", ".venv-agent/bin/python"
@@ -108,10 +115,12 @@ def main(arguments: list[str]) -> int:
             env.setdefault(name, default)
     RESULTS.mkdir(exist_ok=True)
     counts = list(run_all(SUITES[which], env))
+    for failure in (failure for count in counts for failure in count.failures):
+        print(failure, flush=True)
     passed, failed, skipped = (
         sum(getattr(count, name) for count in counts) for name in ("passed", "failed", "skipped")
     )
-    print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
+    print(Count(passed=passed, failed=failed, skipped=skipped), flush=True)
     return 1 if failed else 0
 
 
@@ -143,24 +152,42 @@ def run(suite: Suite, env: dict[str, str]) -> Count:
         for line in process.stdout:
             print(f"{suite.name:>13} | {line}", end="", flush=True)
     status = process.returncode
-    count = read_report(report, status)
+    count = read_report(report, status, name=suite.name)
     print(f"== {suite.name}: {count} in {time.monotonic() - started:.0f} s", flush=True)
     return count
 
 
-def read_report(report: Path, status: int) -> Count:
-    """Exit status 5 (no test ran) and any other trouble without a failed test count as one."""
+def read_report(report: Path, status: int, *, name: str) -> Count:
+    """What pytest with that exit status left in its JUnit file. Status 5 (no test ran) and any
+    other trouble without a failed test count as one failure."""
     if not report.exists():
-        return Count(passed=0, failed=1, skipped=0)
-    suites = ET.parse(report).getroot().iter("testsuite")
+        died = f"== failed: {name} ended with status {status} before it wrote a report"
+        return Count(passed=0, failed=1, skipped=0, failures=(died,))
+    root = ET.parse(report).getroot()
     total = failed = skipped = 0
-    for entry in suites:
+    for entry in root.iter("testsuite"):
         total += int(entry.get("tests", 0))
         failed += int(entry.get("failures", 0)) + int(entry.get("errors", 0))
         skipped += int(entry.get("skipped", 0))
+    failures = [
+        f"== failed: {name}: {case.get('classname')}::{case.get('name')}\n{_end_of(trouble)}"
+        for case in root.iter("testcase")
+        for trouble in (*case.findall("failure"), *case.findall("error"))
+    ]
     if status and not failed:
         failed = 1
-    return Count(passed=max(0, total - failed - skipped), failed=failed, skipped=skipped)
+        failures = [f"== failed: {name}: no test failed, but pytest ended with status {status}"]
+    return Count(
+        passed=max(0, total - failed - skipped),
+        failed=failed,
+        skipped=skipped,
+        failures=tuple(failures),
+    )
+
+
+def _end_of(trouble: ET.Element) -> str:
+    """The last lines of a traceback: what was expected, and where."""
+    return "\n".join(f"    {line}" for line in (trouble.text or "").splitlines()[-TOLD_LINES:])
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from io import StringIO
 from multiprocessing import get_context
 from pathlib import Path
@@ -117,6 +118,7 @@ def test_an_interrupted_run_sums_up_what_is_done_and_leaves_no_process_behind() 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_IGN),  # as in the background
     )
     assert running.stderr is not None
     first = running.stderr.readline()

@@ -83,6 +83,8 @@ class Command(BaseCommand):
         play, jobs = partial(simulate, parts=self.parts), given["jobs"]
         outcomes: list[Outcome] = []
         began, is_cut_short = time.monotonic(), False
+        # A shell's background job begins with SIGINT ignored; who sends it all the same means it.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             for outcome in (
                 one_by_one(play, histories) if jobs == 1 else at_once(play, histories, jobs)
@@ -95,6 +97,8 @@ class Command(BaseCommand):
                     self.stderr.write(f"replay it: {_replay(outcome.options.seed, given)}")
         except KeyboardInterrupt:
             is_cut_short = True
+        finally:
+            signal.signal(signal.SIGINT, before)
         outcomes.sort(key=lambda outcome: outcome.options.seed)
         if outcomes:
             self.stdout.write(summary(outcomes))
