@@ -23,6 +23,7 @@ from benchmarks import (
     fit,
     footprint,
     herd,
+    ingest,
     plan,
     push,
     rollout_time,
@@ -48,6 +49,7 @@ BENCHMARKS = {
         footprint,
         switch,
         herd,
+        ingest,
     )
 }
 
@@ -110,7 +112,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--push-mib", type=_at_least_one, default=Options.push_mib, metavar="MIB", help="of a push"
     )
-    parser.add_argument("--full", action="store_true", help=f"rollout_time of {FULL_SIZE} too")
+    parser.add_argument(
+        "--full", action="store_true", help=f"rollout_time of {FULL_SIZE} too, ingest of 30 days"
+    )
     parser.add_argument(
         "--footprint-seconds", type=_positive, default=Options.footprint_seconds, metavar="S"
     )

@@ -1,12 +1,13 @@
-"""Measures what one agent in peace costs its site: memory before and after a switch, share of a
-core, bytes an hour. A real agent process beside a real Triton and a real control plane."""
+"""Measures what one agent in peace costs its site: memory before, during and after a switch, share
+of a core, bytes an hour. A real agent beside a real Triton and a real control plane; all that is
+counted is of the agent and the processes it starts."""
 
 import json
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,10 +58,11 @@ def run(options: Options, say: Callable[[str], None]) -> tuple[str, dict[str, An
                 for number, phase in enumerate(("before a switch", "after a switch"), start=1):
                     say(f"version {number} is wished")
                     run_python([*rows, "wish", str(number)], settings=PRODUCT, env=env)
-                    _await_served(site, str(number))
+                    most = _await_served(site, str(number))
                     time.sleep(_SETTLE_SECONDS)
                     say(f"{phase}: {seconds:g} s of peace")
                     results[phase] = _measure(site, seconds)
+    results["most during the switch"] = most
     return _table(results), {"goals": GOALS, "seconds_of_peace": seconds, "phases": results}
 
 
@@ -111,18 +113,22 @@ def _site(folder: Path, env: dict[str, str], token: str) -> Iterator[_Site]:
             agent.wait(30)
 
 
-def _await_served(site: _Site, version: str) -> None:
+def _await_served(site: _Site, version: str) -> dict[str, float]:
+    """The most memory that was seen meanwhile."""
+    most: dict[str, float] = {}
     deadline = time.monotonic() + _SWITCH_SECONDS
     while time.monotonic() < deadline:
         if site.agent.poll() is not None:
             raise BenchmarkVoid(f"the agent ended with status {site.agent.returncode}")
+        seen = _memory(site.agent.pid)
+        most = {key: max(value, most.get(key, 0.0)) for key, value in seen.items()}
         for report in _said(site.said):
             if (report["model"], report["serving"], report["phase"]) == (
                 MODEL,
                 version,
                 "succeeded",
             ):
-                return
+                return most
         time.sleep(0.2)
     raise BenchmarkVoid(f"version {version} is not served: {_said(site.said)}")
 
@@ -139,15 +145,26 @@ def _measure(site: _Site, seconds: float) -> dict[str, float]:
     carried, cpu, began = site.relay.total(), tree_cpu_seconds(site.agent.pid), time.monotonic()
     time.sleep(seconds)
     passed = time.monotonic() - began
-    memory = memory_of(site.agent.pid)
     return {
-        "rss_mb": memory.rss / 1e6,
-        "pss_mb": memory.pss / 1e6,
-        "anonymous_mb": memory.anonymous / 1e6,
+        **_memory(site.agent.pid),
         "cpu_percent": 100 * (tree_cpu_seconds(site.agent.pid) - cpu) / passed,
         "cpu_resolution_percent": 100 / TICKS_PER_SECOND / passed,
         "kb_per_hour": (site.relay.total() - carried) / passed * 3600 / 1e3,
     }
+
+
+def _memory(pid: int) -> dict[str, float]:
+    """Of the agent and its children, in MB; one that ends meanwhile is left out."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    pids = [pid, *(int(child) for task in tasks for child in task.read_text().split())]
+    total = {"rss_mb": 0.0, "pss_mb": 0.0, "anonymous_mb": 0.0}
+    for each in pids:
+        with suppress(FileNotFoundError, ProcessLookupError, KeyError):
+            memory = memory_of(each)
+            total["rss_mb"] += memory.rss / 1e6
+            total["pss_mb"] += memory.pss / 1e6
+            total["anonymous_mb"] += memory.anonymous / 1e6
+    return total
 
 
 def _table(results: dict[str, Any]) -> str:
@@ -158,8 +175,8 @@ def _table(results: dict[str, Any]) -> str:
             f"{figures['rss_mb']:.1f}",
             f"{figures['pss_mb']:.1f}",
             f"{figures['anonymous_mb']:.1f}",
-            f"{figures['cpu_percent']:.2f}",
-            f"{figures['kb_per_hour']:.0f}",
+            f"{figures['cpu_percent']:.2f}" if "cpu_percent" in figures else "",
+            f"{figures['kb_per_hour']:.0f}" if "kb_per_hour" in figures else "",
         )
         for phase, figures in results.items()
     ]

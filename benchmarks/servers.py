@@ -39,7 +39,7 @@ def web_server(
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", f"{application}:application"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--lifespan", "off"]
-    command += ["--no-access-log", "--timeout-graceful-shutdown", "5"]
+    command += ["--no-access-log", "--no-server-header", "--timeout-graceful-shutdown", "5"]
     with log.open("ab") as file:
         process = subprocess.Popen(
             command,

@@ -123,6 +123,11 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
         {**PLAIN, "triton": {"repository": "/m", "user": 1000}},
         r"triton\.user: must be a text in quotes, it is 1000",
     ),
+    (
+        "part of a TensorRT",
+        {**PLAIN, "triton": {"repository": "/m", "tensorrt_version": "10.3"}},
+        r"triton\.tensorrt_version: .* such as \"10\.3\.0\", it is '10\.3'",
+    ),
     ("yes as boolean", {**PLAIN, "allow_plain_http": "yes"}, r"must be true or false"),
     ("no URL", {**PLAIN, "centre_url": "centre.example"}, r"centre_url: .* is not a URL such as"),
     ("plain http", {**PLAIN, "centre_url": "http://centre.example"}, r"tokens in the clear"),

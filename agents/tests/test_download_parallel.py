@@ -110,14 +110,20 @@ class Site:
         return self.done.read_bytes()
 
 
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+@pytest.fixture(params=["hashed after", "hashed beside"])
+def site(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Site]:
+    if request.param == "hashed beside":
+        monkeypatch.setattr("waypost_agent.partial._BESIDE_BYTES", 0)
     for module in ("pieces", "download"):
         monkeypatch.setattr(f"waypost_agent.{module}.CHUNK_BYTES", PIECE)
     monkeypatch.setattr("waypost_agent.download._LEAST_JOB_BYTES", PIECE)
     monkeypatch.setattr("waypost_agent.download._MOST_JOB_BYTES", 4 * PIECE)
+    monkeypatch.setattr("waypost_agent.download._LOOK_SECONDS", 0.0)  # all begin at once
     yield Site(tmp_path)
-    assert not [each for each in threading.enumerate() if each.name.startswith("download-")]
+    names = [each.name for each in threading.enumerate()]
+    assert not [name for name in names if name.startswith(("download-", "hash"))]
 
 
 @pytest.mark.parametrize("connections", [2, 3, 8])
@@ -127,6 +133,26 @@ def test_so_many_connections_as_allowed_fetch_each_byte_once(site: Site, connect
     assert site.fetch(source, connections) == DATA
     assert source.most_open == connections
     assert source.sent_bytes == len(DATA)
+
+
+def test_where_one_connection_brings_enough_there_is_no_other(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("waypost_agent.download._FAST_BYTES", 0)
+    source = Source()
+    assert site.fetch(source, 8) == DATA
+    assert source.most_open == 1
+    assert source.sent_bytes == len(DATA)
+
+
+def test_a_disk_that_takes_less_than_it_is_given_gets_the_rest(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pwrite = os.pwrite
+    monkeypatch.setattr(
+        partial.os, "pwrite", lambda descriptor, data, at: pwrite(descriptor, data[:7000], at)
+    )
+    assert site.fetch(Source()) == DATA
 
 
 def test_one_connection_asks_for_all_that_is_missing_at_once(site: Site) -> None:

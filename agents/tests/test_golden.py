@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tritonclient.utils import triton_to_np_dtype
 
 from versions import golden_document
 from waypost_agent.errors import Permanent
 from waypost_agent.golden import GoldenRequest, compare, parse_golden, require_speed
 from waypost_agent.tolerances import Near
+from waypost_agent.triton_tensors import array_of, tensor_of
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "protocol"
 
@@ -35,7 +37,7 @@ def golden(
 
 def passes(request: GoldenRequest, actual: Any) -> bool:
     try:
-        compare(request, {"y": actual})
+        compare(request, {"y": tensor_of("y", actual)})
     except Permanent:
         return False
     return True
@@ -78,14 +80,15 @@ def test_an_answer_is_judged(request_: GoldenRequest, actual: Any, expected: boo
 
 def test_an_output_that_is_missing_fails_and_says_which() -> None:
     with pytest.raises(Permanent, match="'y' is not in the answer"):
-        compare(golden("FP32", [1.0]), {"z": np.array([1.0], FP32)})
+        compare(golden("FP32", [1.0]), {"z": tensor_of("z", np.array([1.0], FP32))})
 
 
 def test_the_reason_names_request_output_position_and_both_values() -> None:
+    actual = tensor_of("y", np.array([1.1, 7.1], FP32))
     with pytest.raises(Permanent) as caught:
-        compare(golden("FP32", [1.0, 2.0]), {"y": np.array([1.0, 7.0], FP32)})
+        compare(golden("FP32", [1.1, 2.1]), {"y": actual})
     assert caught.value.code == "golden-mismatch"
-    for part in ("'one'", "'y'", "position 1", "7.0", "2.0", "1 of 2"):
+    for part in ("'one'", "'y'", "position 1", "is 7.1 ", "where 2.1 ", "1 of 2"):
         assert part in caught.value.reason
 
 
@@ -161,9 +164,36 @@ def test_a_bound_on_time_that_makes_no_sense_is_refused(value: object) -> None:
 
 
 def test_a_bound_on_time_is_read_and_judged() -> None:
-    (request,) = parse_golden(json.dumps(golden_document(1.0, 250)).encode())
+    (request,) = parse_golden(json.dumps(golden_document(1.0, max_latency_ms=250)).encode())
     require_speed(request, 0.25, 3)
     with pytest.raises(Permanent, match=r"took 251.0 ms, the fastest of 3; at most 250 ms"):
         require_speed(request, 0.251, 3)
     (unbounded,) = parse_golden(json.dumps(golden_document(1.0)).encode())
     require_speed(unbounded, 1e9, 1)
+
+
+SMALLEST_AND_LARGEST = [
+    *[("FP16", -65504.0), ("FP16", 6e-8), ("FP32", 3.4028234663852886e38), ("FP64", 1e308)],
+    *[(f"INT{bits}", -(2 ** (bits - 1))) for bits in (8, 16, 32, 64)],
+    *[(f"UINT{bits}", 2**bits - 1) for bits in (8, 16, 32, 64)],
+    *[("BOOL", True), ("BYTES", "caf\u00e9"), ("FP32", 0.1), ("FP16", 0.1)],
+]
+
+
+@pytest.mark.parametrize(("datatype", "value"), SMALLEST_AND_LARGEST)
+def test_what_is_sent_is_what_numpy_makes_of_the_document(datatype: str, value: Any) -> None:
+    (output,) = golden(datatype, [value, value], [2, 1], exact=True).outputs
+    array = array_of(output.tensor)
+    kind = triton_to_np_dtype(datatype)
+    plain = [value.encode()] * 2 if datatype == "BYTES" else [value] * 2
+    assert array.tolist() == np.array(plain, dtype=kind).reshape([2, 1]).tolist()
+    assert (array.dtype, tensor_of("y", array)) == (np.dtype(kind), output.tensor)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "value"),
+    [("FP16", 65520.0), ("FP32", 3.5e38), ("INT8", 128), ("UINT8", -1), ("UINT64", 2**64)],
+)
+def test_a_number_that_a_datatype_cannot_hold_is_refused(datatype: str, value: float) -> None:
+    with pytest.raises(Permanent, match=f"does not hold {datatype} values"):
+        golden(datatype, [value])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from waypost_agent.accelerators import GpuReading, Gpus, load_nvml
 from waypost_agent.config import ServerConfig, TritonConfig
 from waypost_agent.inventory import booted_at, describe_host, reported_facts, server_facts
 from waypost_agent.triton_floor import below_floor, floor_warning
+
+REPORT = Path(__file__).resolve().parents[2] / "docs" / "protocol" / "report-request.json"
 
 
 class NoAnswer(Exception):
@@ -163,7 +166,9 @@ def test_a_triton_is_told_with_what_it_can_do(tmp_path: Path) -> None:
     for name in ("python", "onnxruntime"):
         (tmp_path / name).mkdir()
     (tmp_path / "README").write_text("no backend")
-    triton = TritonConfig(repository=tmp_path, backend_directory=tmp_path)
+    triton = TritonConfig(
+        repository=tmp_path, backend_directory=tmp_path, tensorrt_version="10.3.0"
+    )
     server = ServerConfig(triton=triton, state_dir=tmp_path)
     seen = frozenset({"b", "a"})
     assert server_facts(server, live=True, version="2.51.0", extensions=seen) == {
@@ -174,7 +179,16 @@ def test_a_triton_is_told_with_what_it_can_do(tmp_path: Path) -> None:
         "models": None,
         "extensions": ["a", "b"],
         "backends": ["onnxruntime", "python"],
+        "tensorrt": "10.3.0",
     }
+
+
+def test_a_triton_is_told_in_the_documented_form() -> None:
+    (documented,) = json.loads(REPORT.read_text())["inventory"]["servers"]
+    triton = TritonConfig(repository=Path("/models"), tensorrt_version=documented["tensorrt"])
+    server = ServerConfig(triton=triton, state_dir=Path("/state"))
+    extensions = frozenset(documented["extensions"])
+    assert server_facts(server, live=True, version="2.51.0", extensions=extensions) == documented
 
 
 def test_what_a_triton_can_do_is_unknown_where_nobody_can_look(tmp_path: Path) -> None:
@@ -183,6 +197,7 @@ def test_what_a_triton_can_do_is_unknown_where_nobody_can_look(tmp_path: Path) -
         server = ServerConfig(triton=triton, state_dir=tmp_path)
         told = server_facts(server, live=False, version=None, extensions=None)
         assert (told["extensions"], told["backends"], told["version"]) == (None, None, None)
+        assert told["tensorrt"] is None
 
 
 def test_a_disk_that_cannot_be_asked_is_unknown(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ class Talk:
         )
         assert enrolled.body["agent"] == AGENT
         self.waiting = MeasurementQueue(folder / "measurements", self.clock)
+        self.inventory: dict[str, Any] = {"hostname": "h", "disk_free_bytes": 1}
         self.link = self.new_link()
 
     def new_link(self) -> Link:
@@ -58,7 +59,7 @@ class Talk:
                 token_sha256="0",
             ),
             self.board,
-            inventory=lambda: {"hostname": "h"},
+            inventory=lambda: self.inventory,
             clock=self.clock,
             uniform=lambda low, high: high,
             timeouts=Timeouts(),
@@ -138,7 +139,7 @@ def test_a_first_step_logs_in_polls_and_reports(talk: Talk) -> None:
     assert talk.held().pair == (1, 1)
     (report,) = talk.fake.reports
     assert report["seq"] == 1
-    assert report["inventory"] == {"hostname": "h"}
+    assert report["inventory"] == talk.inventory
     (_, _, headers) = talk.fake.requests[-1]
     assert headers["Waypost-Protocol"] == "1"
     assert headers["User-Agent"].startswith("waypost-agent/")
@@ -221,11 +222,60 @@ def test_the_polls_of_a_site_in_peace_stand_for_its_reports(talk: Talk) -> None:
     assert headers["Waypost-Holds"] == str(talk.fake.reports[-1]["seq"])
 
 
-def test_a_whole_report_comes_every_few_minutes_all_the_same(talk: Talk) -> None:
+def test_a_whole_report_comes_every_quarter_of_an_hour_all_the_same(talk: Talk) -> None:
     settled(talk)
-    _, reports = spoken(talk, 1300.0)
-    assert reports == 4
-    assert all("inventory" in report for report in talk.fake.reports[-4:])
+    talk.inventory = {**talk.inventory, "disk_free_bytes": 2}  # no news by itself
+    _, reports = spoken(talk, 1850.0)
+    assert reports == 2
+    assert all(report["inventory"] == talk.inventory for report in talk.fake.reports[-2:])
+
+
+def test_an_inventory_that_changed_is_told_within_minutes_and_once(talk: Talk) -> None:
+    settled(talk)
+    talk.inventory = {**talk.inventory, "accelerators": []}
+    assert spoken(talk, 330.0)[1] == 1
+    assert talk.fake.reports[-1]["inventory"] == talk.inventory
+    assert spoken(talk, 330.0)[1] == 0
+
+
+def test_what_triton_is_comes_with_the_report_that_says_that_it_lives(talk: Talk) -> None:
+    """The first look may come later than the first report."""
+    talk.step()
+    assert "inventory" in talk.fake.reports[-1]
+    talk.inventory = {**talk.inventory, "servers": [{"name": "", "live": True}]}
+    talk.show("succeeded", talk.fake.publish(make_version("1")))
+    talk.link.step()
+    assert talk.fake.reports[-1]["inventory"] == talk.inventory
+
+
+def test_reports_are_packed_once_the_centre_took_something_packed(talk: Talk) -> None:
+    def report_headers() -> Any:
+        return [headers for _, path, headers in talk.fake.requests if path == "report"][-1]
+
+    generation = talk.fake.publish(make_version("1"))
+    talk.step()
+    assert "Content-Encoding" not in report_headers()
+    talk.measure(1)
+    talk.step()
+    talk.show("failed", generation)
+    talk.link.step()
+    assert report_headers()["Content-Encoding"] == "gzip"
+    assert talk.fake.reports[-1]["models"][0]["phase"] == "failed"
+    talk.fake.session = "wps_another"  # perhaps that of a centre that was set back
+    talk.show("succeeded", generation)
+    talk.link.step()
+    assert "Content-Encoding" not in report_headers()
+
+
+def test_a_poll_has_no_header_that_says_nothing(talk: Talk) -> None:
+    """Four an hour for each byte: they are most of what an agent at peace sends."""
+    settled(talk)
+    spoken(talk, 30.0)
+    (_, _, headers) = [request for request in talk.fake.requests if request[1] == "desired"][-1]
+    assert {name.lower() for name in headers} == {
+        *("host", "user-agent", "waypost-protocol", "authorization"),
+        *("if-none-match", "waypost-holds"),
+    }
 
 
 def test_what_changes_is_reported_at_once_and_held_from_then_on(talk: Talk) -> None:

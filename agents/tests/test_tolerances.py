@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from waypost_agent.errors import Permanent
 from waypost_agent.golden import compare, parse_golden
-from waypost_agent.ports import Array
+from waypost_agent.ports import Tensor
 from waypost_agent.tolerances import Cosine, Exact, Near, TopK, cosine, parse_tolerance
+from waypost_agent.triton_tensors import tensor_of
 
 TABLE = Path(__file__).resolve().parents[2] / "docs" / "protocol" / "golden-tolerances.json"
 CASES: list[dict[str, Any]] = json.loads(TABLE.read_bytes())["cases"]
@@ -26,21 +27,21 @@ TYPES = {
 SPECIAL = {"NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
 
 
-def array(tensor: dict[str, Any]) -> Array:
+def answered(tensor: dict[str, Any]) -> Tensor:
     """Read apart from the code under test."""
     if tensor["datatype"] == "BYTES":
         data = np.array([text.encode() for text in tensor["data"]], dtype=object)
     else:
         values = [SPECIAL.get(v, v) if isinstance(v, str) else v for v in tensor["data"]]
         data = np.array(values, dtype=TYPES[tensor["datatype"]])
-    return data.reshape(tensor["shape"])
+    return tensor_of("y", data.reshape(tensor["shape"]))
 
 
 def outcome(case: dict[str, Any]) -> str:
     try:
         (request,) = parse_golden(json.dumps(case["document"]).encode())
         assert case["actual"] is not None, "the document was to be refused"
-        compare(request, {"y": array(case["actual"])})
+        compare(request, {"y": answered(case["actual"])})
     except Permanent as error:
         return {"manifest-invalid": "invalid", "golden-mismatch": "fails"}[error.code]
     return "passes"
@@ -62,6 +63,10 @@ def test_the_table_has_each_outcome_for_each_kind() -> None:
     assert {(kind, end) for kind in kinds for end in ("passes", "fails", "invalid")} <= seen
 
 
+def tensor(row: list[Any]) -> Tensor:
+    return Tensor(name="y", datatype="FP64", shape=(1, len(row)), values=tuple(row))
+
+
 @pytest.mark.parametrize(
     ("value", "place_and_cure"),
     [
@@ -77,12 +82,12 @@ def test_a_refusal_says_what_would_be_right(value: Any, place_and_cure: str) -> 
 
 
 def test_a_fault_names_rank_row_and_both_places() -> None:
-    fault = TopK(count=2).fault(np.array([[3, 2, 1]]), np.array([[3, 1, 2]]))
+    fault = TopK(count=2).fault(tensor([3, 2, 1]), tensor([3, 1, 2]))
     assert fault == "has 2 at rank 2 of row 0 where 1 was expected (of the 2 largest)"
 
 
 def test_a_fault_of_a_cosine_names_it_and_what_is_asked() -> None:
-    fault = Cosine(least=0.5).fault(np.array([1.0, 0.0]), np.array([0.0, 1.0]))
+    fault = Cosine(least=0.5).fault(tensor([1.0, 0.0]), tensor([0.0, 1.0]))
     assert fault == "has the cosine 0 to the expected one, at least 0.5 is asked"
 
 
@@ -92,9 +97,10 @@ ROWS = st.lists(FLOATS, min_size=1, max_size=30)
 
 @given(ROWS, st.floats(2**-20, 2.0**20))
 def test_the_cosine_does_not_know_how_long_a_vector_is(values: list[float], factor: float) -> None:
-    one = np.array(values, np.float64)
-    assert Cosine(least=1.0).fault(one, one * factor) is None
-    assert cosine(one, -one) == (1.0 if not one.any() else pytest.approx(-1.0))
+    longer = [value * factor for value in values]
+    assert Cosine(least=1.0).fault(tensor(values), tensor(longer)) is None
+    turned = [-value for value in values]
+    assert cosine(values, turned) == (1.0 if not any(values) else pytest.approx(-1.0))
 
 
 @given(ROWS, ROWS)
@@ -103,7 +109,7 @@ def test_the_cosine_agrees_with_the_plain_formula(one: list[float], other: list[
     a, b = (np.array(each[:size], np.float64) for each in (one, other))
     lengths = np.linalg.norm(a) * np.linalg.norm(b)
     if 1e-100 < lengths < 1e100:
-        assert cosine(a, b) == pytest.approx(float(a @ b / lengths), abs=1e-9)
+        assert cosine(one[:size], other[:size]) == pytest.approx(float(a @ b / lengths), abs=1e-9)
 
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=20), st.data())
@@ -114,12 +120,11 @@ def test_top_k_is_what_sorting_by_hand_gives(values: list[int], data: st.DataObj
     def places(row: list[int]) -> list[int]:
         return sorted(range(len(row)), key=lambda place: (-row[place], place))[:count]
 
-    fault = TopK(count=count).fault(np.array(values), np.array(other))
+    fault = TopK(count=count).fault(tensor(values), tensor(other))
     assert (fault is None) is (places(values) == places(other))
 
 
 @given(st.lists(st.floats(width=32), max_size=8))
 def test_what_is_exact_is_near_as_well(values: list[float]) -> None:
-    one = np.array(values, np.float32)
-    assert Exact().fault(one, one.copy()) is None
-    assert Near().fault(one, one.copy()) is None
+    assert Exact().fault(tensor(values), tensor(values)) is None
+    assert Near().fault(tensor(values), tensor(values)) is None

@@ -230,6 +230,7 @@ def walk_rotten(folder: Path) -> None:
     with Site(folder) as site:
         versions = numbered()
         for checkpoint in ROTTEN_WHILE_SERVED:
+            serve_first(site, next(versions))  # what rotted before is no longer kept, nor mended
             version = serve_first(site, next(versions))
             rot(site, version)
             with Users(site, pause_seconds=0.005) as users:

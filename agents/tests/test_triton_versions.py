@@ -13,7 +13,7 @@ import pytest
 
 from real_site import Site, Users, wait_until
 from traffic import GrpcUsers
-from versions import Version, make_version
+from versions import Version, make_streaming_version, make_version
 
 pytestmark = [pytest.mark.triton, pytest.mark.timeout(180)]
 
@@ -53,6 +53,21 @@ UNNOTICED = {
         one_of("slow", answer_seconds=0.2, max_latency_ms=100),
         "golden-mismatch",
         "the fastest of 3; at most 100 ms are allowed",
+    ),
+    "streamed-wrong": (
+        make_streaming_version("2", model="streamed-wrong", answers=(1, 2, 4), golden=(1, 2, 3)),
+        "golden-mismatch",
+        "is 4.0",
+    ),
+    "streamed-less": (
+        make_streaming_version("2", model="streamed-less", answers=(1, 2), golden=(1, 2, 3)),
+        "golden-mismatch",
+        "has the shape [2], expected is [3]",
+    ),
+    "streamed-nothing": (
+        make_streaming_version("2", model="streamed-nothing", answers=(), golden=(1, 2, 3)),
+        "candidate-failed",
+        "ended its answer without a single response",
     ),
     "nobackend": (one_of("nobackend", backend="nonesuch"), "load-failed", "nonesuch"),
     "badconfig": (
@@ -96,6 +111,31 @@ def test_a_bad_version_is_refused_and_no_user_notices(site: Site, model: str) ->
         assert users.answers == {("1", 1.0)}
         assert users.count > 10
     assert site.ask(model) == ("1", 1.0)
+
+
+def test_a_version_that_answers_one_request_several_times_is_proven_and_serves(
+    site: Site,
+) -> None:
+    serve(site, "streamed")
+    version = make_streaming_version("2", model="streamed", answers=(1, 2, 3))
+    generation = site.centre.publish(version, model="streamed", previous="1")
+    entry = site.centre.wait_for_phase("succeeded", generation, model="streamed")
+    assert (entry["serving"], entry["healthy"]) == ("2", True)
+    assert "decoupled" in str(site.ask("streamed"))  # whoever asks for one answer
+
+
+def test_a_version_whose_answer_never_ends_is_refused_by_time(tmp_path: Path) -> None:
+    """Triton unloads it for ever, and so it waits on; what serves does not."""
+    limits = "infer_timeout_seconds = 1\nunload_deadline_seconds = 4"
+    with Site(tmp_path, timeouts=limits) as site, site.agent():
+        serve(site, "endless")
+        version = make_streaming_version("2", model="endless", answers=(1, 2, 3), ends=False)
+        generation = site.centre.publish(version, model="endless", previous="1")
+        entry = site.centre.wait_for_phase("failed", generation, model="endless")
+        assert (entry["reason_code"], entry["serving"]) == ("candidate-failed", "1")
+        assert "no end within 1 s" in entry["reason"]
+        assert site.ask("endless") == ("1", 1.0)
+        serve(site, "other")  # nothing else waits for it
 
 
 def test_a_load_slower_than_its_call_takes_over_unnoticed(site: Site) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +46,32 @@ class TritonPythonModel:
         return [
             pb_utils.InferenceResponse([pb_utils.Tensor("y", value)]) for _ in requests
         ]
+"""
+
+# Each request is answered by all of ANSWERS in turn, and then ended or left open.
+_STREAMING_SOURCE = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+ANSWERS = {answers!r}
+ENDS = {ends!r}
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.open = []
+
+    def execute(self, requests):
+        for request in requests:
+            sender = request.get_response_sender()
+            for answer in ANSWERS:
+                value = np.array([answer], dtype=np.float32)
+                sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("y", value)]))
+            if ENDS:
+                sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            else:
+                self.open.append(sender)
+        return None
 """
 
 _CONFIG = """name: "{model}"
@@ -113,24 +140,44 @@ def make_version(
     )
     files = {
         "config.pbtxt": _CONFIG.format(model=model, backend=backend).encode(),
-        "golden.json": json.dumps(golden_document(golden, max_latency_ms)).encode(),
+        "golden.json": json.dumps(golden_document(golden, max_latency_ms=max_latency_ms)).encode(),
         "model.py": source.encode(),
         **(extra or {}),
     }
     return Version(number=number, files=files)
 
 
-def golden_document(answer: float, max_latency_ms: float | None = None) -> dict[str, Any]:
-    tensor = {"datatype": "FP32", "shape": [1]}
+def make_streaming_version(
+    number: str,
+    *,
+    model: str,
+    answers: Sequence[float],
+    golden: Sequence[float] | None = None,
+    ends: bool = True,
+) -> Version:
+    """A decoupled one, which answers each request by all of `answers`."""
+    config = _CONFIG.format(model=model, backend="python")
+    document = golden_document(*(answers if golden is None else golden))
+    files = {
+        "config.pbtxt": f"{config}model_transaction_policy {{ decoupled: true }}\n".encode(),
+        "golden.json": json.dumps(document).encode(),
+        "model.py": _STREAMING_SOURCE.format(answers=list(answers), ends=ends).encode(),
+    }
+    return Version(number=number, files=files)
+
+
+def golden_document(*answers: float, max_latency_ms: float | None = None) -> dict[str, Any]:
+    given = {"datatype": "FP32", "shape": [1]}
+    tensor = {"datatype": "FP32", "shape": [len(answers)]}
     return {
         "schema": "waypost.golden/1",
         "requests": [
             {
                 "name": "one",
                 **({} if max_latency_ms is None else {"max_latency_ms": max_latency_ms}),
-                "inputs": [{"name": "x", "data": [1.0], **tensor}],
+                "inputs": [{"name": "x", "data": [1.0], **given}],
                 "outputs": [
-                    {"name": "y", "data": [answer], "tolerance": {"absolute": 0.001}, **tensor}
+                    {"name": "y", "data": list(answers), "tolerance": {"absolute": 0.001}, **tensor}
                 ],
             }
         ],

@@ -20,7 +20,8 @@ from django.conf import settings
 from jwt import PyJWK, PyJWKClient, PyJWKSet
 from jwt.exceptions import PyJWKClientError, PyJWTError
 
-from controlplane.audit.webhooks_http import TimedWire, resolve
+from controlplane.audit.timed_wire import Deadline, TimedWire
+from controlplane.audit.webhooks_http import resolve
 from controlplane.audit.webhooks_target import (
     BadTarget,
     Target,
@@ -75,7 +76,7 @@ def fetch_json(url: str) -> object:
     """The document at `url`. Raises `OSError`, `ValueError` (also `BadTarget`), `HTTPException`."""
     rules = issuer_rules(url)
     target = parse_target(url, rules)
-    deadline = time.monotonic() + TOTAL_SECONDS
+    deadline = Deadline(seconds=TOTAL_SECONDS)
     with contextlib.ExitStack() as stack:
         plain = wire = stack.enter_context(_connect(target, rules))
         if target.scheme == "https":

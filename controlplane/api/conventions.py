@@ -21,7 +21,7 @@ from controlplane.api.etags import PreconditionFailed, is_unchanged, require_mat
 from controlplane.api.long_poll import wish_of
 from controlplane.api.rate_limit import count_request
 from controlplane.api.standings import waitable
-from controlplane.domain.errors import Unauthenticated, WaypostError
+from controlplane.domain.errors import Unauthenticated
 
 PREFIX = "/api/v1/"
 Answer = Callable[[], HttpResponseBase]
@@ -42,8 +42,8 @@ class ConventionsMiddleware:
             if waitable(request.path_info):
                 # The wait itself is over by now; a wish that cannot be read never began one.
                 wish_of(request.META.get("QUERY_STRING", ""), "")
-        except WaypostError as error:
-            return problem_response(error)
+        except Exception as error:
+            return _problem_or_raise(error)
         response = self._answer(request, token)
         for name, value in limits.items():
             response[name] = value

@@ -5,17 +5,15 @@ answers otherwise a moment later changes nothing. TLS and the header Host still 
 redirect is followed, no proxy used, and the answer's body is not kept."""
 
 import contextlib
-import io
 import socket
 import ssl
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
-from typing import Any
 
+from controlplane.audit.timed_wire import Deadline, TimedWire
 from controlplane.audit.webhooks_message import Message
 from controlplane.audit.webhooks_target import (
     BadTarget,
@@ -56,7 +54,7 @@ class HttpSender:
     tls: ssl.SSLContext | None = None  # the system's authorities
 
     def __call__(self, message: Message) -> Answer:
-        deadline = time.monotonic() + self.total_seconds
+        deadline = Deadline(seconds=self.total_seconds)
         try:
             status = self._post(message, deadline)
         except BadTarget as error:
@@ -69,14 +67,14 @@ class HttpSender:
             return Answer(status=None, error=f"{type(error).__name__}: {error}")
         return Answer(status=status, error=_said(status))
 
-    def _post(self, message: Message, deadline: float) -> int:
+    def _post(self, message: Message, deadline: Deadline) -> int:
         target = parse_target(message.url, self.rules)
         with contextlib.ExitStack() as stack:
             plain = stack.enter_context(self._connect(target, deadline))
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             wire = plain
             if target.scheme == "https":
-                plain.settimeout(_left(deadline))
+                plain.settimeout(deadline.left())
                 tls = self.tls or _system_trust()
                 wire = stack.enter_context(tls.wrap_socket(plain, server_hostname=target.host))
             connection = HTTPConnection(target.host, target.port)
@@ -91,8 +89,8 @@ class HttpSender:
                 answer.read(MAX_ANSWER_BYTES)
             return answer.status
 
-    def _connect(self, target: Target, deadline: float) -> socket.socket:
-        until = min(deadline, time.monotonic() + self.connect_seconds)
+    def _connect(self, target: Target, deadline: Deadline) -> socket.socket:
+        until = Deadline(seconds=min(deadline.left(), self.connect_seconds))
         addresses = self.resolve(target.host, target.port)
         refusals = [address_refusal(address, self.rules) for address in addresses]
         allowed = [a for a, refusal in zip(addresses, refusals, strict=True) if not refusal]
@@ -102,7 +100,7 @@ class HttpSender:
         for rest in range(len(allowed), 0, -1):  # each may use its share of what time is left
             try:
                 where = (allowed[-rest], target.port)
-                return socket.create_connection(where, timeout=_left(until) / rest)
+                return socket.create_connection(where, timeout=until.left() / rest)
             except TimeoutError:
                 fault = ConnectionError(f"no connection within {self.connect_seconds:g} s")
             except OSError as error:
@@ -114,47 +112,6 @@ class HttpSender:
 def _system_trust() -> ssl.SSLContext:
     """Read once: it takes longer than a whole idle sweep."""
     return ssl.create_default_context()
-
-
-def _left(until: float) -> float:
-    left = until - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left
-
-
-class TimedWire:
-    """What `HTTPConnection` needs of a socket, with one deadline over all reads and writes: a
-    receiver that sends a byte every few seconds would outlast any timeout of a single read."""
-
-    def __init__(self, wire: socket.socket, deadline: float) -> None:
-        self._wire = wire
-        self._deadline = deadline
-
-    def sendall(self, data: bytes) -> None:
-        rest = memoryview(data)
-        while rest:
-            self._wire.settimeout(_left(self._deadline))
-            rest = rest[self._wire.send(rest) :]
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_TimedReader(self._wire, self._deadline))
-
-    def close(self) -> None:
-        """The socket is closed by who opened it."""
-
-
-class _TimedReader(io.RawIOBase):
-    def __init__(self, wire: socket.socket, deadline: float) -> None:
-        self._wire = wire
-        self._deadline = deadline
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        self._wire.settimeout(_left(self._deadline))
-        return self._wire.recv_into(buffer)
 
 
 def _said(status: int) -> str:

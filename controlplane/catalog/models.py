@@ -283,9 +283,10 @@ class LearnedFootprint(models.Model):
 
 
 class MultipartUpload(models.Model):
-    """A file on its way into S3-compatible storage in parts, by its SHA-256."""
+    """A file of a model on its way into S3-compatible storage in parts, by its SHA-256."""
 
-    sha256 = models.CharField(max_length=64, unique=True)
+    model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="+")
+    sha256 = models.CharField(max_length=64)
     upload_id = models.CharField(max_length=1024)
     size_bytes = models.BigIntegerField()
     part_bytes = models.BigIntegerField()
@@ -293,6 +294,9 @@ class MultipartUpload(models.Model):
 
     class Meta:
         ordering = ["started_at"]
+        constraints = [
+            models.UniqueConstraint(fields=["model", "sha256"], name="one_upload_per_file_of_model")
+        ]
 
     def __str__(self) -> str:
         return self.sha256[:12]

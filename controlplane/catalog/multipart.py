@@ -1,23 +1,26 @@
 """Large files straight into the bucket: the centre signs a URL for each part, the pusher sends the
 parts there, and the centre looks at every byte before it counts. It must not know requests.
 
-An upload belongs to a digest: whoever pushes the same file joins it. What arrives lands under a key
-of the upload's own, so that two uploads of one digest never write over each other."""
+An upload belongs to a model and a digest: each push of the model that names the file joins it, and
+none of another model can spoil or end it. What arrives lands under a key of the upload's own, so
+that two uploads of one digest never write over each other."""
 
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from django.db import transaction
 from django.db.models import QuerySet
 
 from controlplane.catalog.models import MultipartUpload, Version, VersionFile
 from controlplane.catalog.s3_settings import NoSuchUpload, Part, PartsRefused
 from controlplane.catalog.store import refuse_other_bytes
 from controlplane.catalog.stores import s3_store
-from controlplane.catalog.uploads import file_of, is_held, keep_row
+from controlplane.catalog.uploads import file_of, is_held, keep_row, unwanted
+from controlplane.catalog.versions import lock_version
 from controlplane.domain.errors import Conflict, FieldError, InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -59,8 +62,9 @@ def begin_multipart(
 ) -> Multipart:
     """Begins the upload of one file of the version, or joins it.
 
-    Raises `NotFound` (`blob-not-in-manifest`), `InvalidInput` (`size-mismatch`), `Conflict`
-    (`upload-not-in-parts`: files are kept on disk here), `StoreUnavailable`.
+    Raises `NotFound` (`blob-not-in-manifest`; `version-unknown`: it was discarded meanwhile),
+    `InvalidInput` (`size-mismatch`), `Conflict` (`upload-not-in-parts`: files are kept on disk
+    here), `StoreUnavailable`.
     """
     file, store = file_of(version, sha256), _store()
     if size_bytes != file.size_bytes or not size_bytes:
@@ -72,7 +76,7 @@ def begin_multipart(
         )
     if is_held(file):
         return Multipart(upload="", size_bytes=size_bytes, part_bytes=size_bytes, done=True)
-    row, new = _row_of(store, file, now=now)
+    row, new = _row_of(store, version, file, now=now)
     if new:
         return _page(store, row, [], first, now=now)
     try:
@@ -83,7 +87,7 @@ def begin_multipart(
         # Put together, and cut before anybody looked: what is left is to complete it again.
         return _page(store, row, None, first, now=now)
     _rows(row).delete()  # it ended behind our back
-    row, _ = _row_of(store, file, now=now)
+    row, _ = _row_of(store, version, file, now=now)
     return _page(store, row, [], first, now=now)
 
 
@@ -99,7 +103,7 @@ def complete_multipart(
     file, store = file_of(version, sha256), _store()
     if is_held(file):
         return False
-    row = _find(sha256, upload)
+    row = _find(version, sha256, upload)
     key = _put_together(store, row, parts)
     try:
         _refuse_what_it_is_not(store, key, file)
@@ -119,10 +123,18 @@ def complete_multipart(
 def abort_multipart(*, version: Version, sha256: str, upload: str) -> None:
     """Ends the upload and removes its parts. Raises `NotFound` (`upload-unknown`)."""
     file_of(version, sha256)
-    store, row = _store(), _find(sha256, upload)
-    key, upload_id = _place(store, row)
-    store.abort(key, upload_id)
-    _forget(store, row, key)
+    store = _store()
+    _end(store, _find(version, sha256, upload))
+
+
+def forget_uploads(model: int, digests: Collection[str]) -> None:
+    """Ends the uploads of files that no unfinished version of the model names any more."""
+    store = s3_store()
+    if store is None:
+        return
+    rows = MultipartUpload.objects.filter(model=model, sha256__in=unwanted(model, digests))
+    for row in rows:
+        _end(store, row)
 
 
 def _store() -> "S3Store":
@@ -135,27 +147,40 @@ def _store() -> "S3Store":
     return store
 
 
-def _row_of(store: "S3Store", file: VersionFile, *, now: datetime) -> tuple[MultipartUpload, bool]:
+def _row_of(
+    store: "S3Store", version: Version, file: VersionFile, *, now: datetime
+) -> tuple[MultipartUpload, bool]:
     """The upload and whether it is new."""
-    row = MultipartUpload.objects.filter(sha256=file.sha256).first()
+    row = _uploads(version, file.sha256).first()
     if row is not None:
         return row, False
     nonce = secrets.token_hex(8)
     key = store.incoming_key(file.sha256, nonce)
     upload_id = store.begin(key)
     least_mib = math.ceil(file.size_bytes / MAX_PARTS / (1 << 20))
-    row, made = MultipartUpload.objects.get_or_create(
-        sha256=file.sha256,
-        defaults={
-            "upload_id": f"{nonce}:{upload_id}",
-            "size_bytes": file.size_bytes,
-            "part_bytes": max(PART_BYTES, least_mib << 20),
-            "started_at": now,
-        },
-    )
+    try:
+        with transaction.atomic():
+            lock_version(version)  # who discards it ends the uploads that are there by then
+            row, made = MultipartUpload.objects.get_or_create(
+                model_id=version.model_id,
+                sha256=file.sha256,
+                defaults={
+                    "upload_id": f"{nonce}:{upload_id}",
+                    "size_bytes": file.size_bytes,
+                    "part_bytes": max(PART_BYTES, least_mib << 20),
+                    "started_at": now,
+                },
+            )
+    except NotFound:
+        store.abort(key, upload_id)
+        raise
     if not made:  # another push of the same file was first
         store.abort(key, upload_id)
     return row, made
+
+
+def _uploads(version: Version, sha256: str) -> QuerySet[MultipartUpload]:
+    return MultipartUpload.objects.filter(model=version.model_id, sha256=sha256)
 
 
 def _rows(row: MultipartUpload) -> QuerySet[MultipartUpload]:
@@ -173,8 +198,8 @@ def _name(row: MultipartUpload) -> str:
     return row.upload_id.partition(":")[0]
 
 
-def _find(sha256: str, upload: str) -> MultipartUpload:
-    row = MultipartUpload.objects.filter(sha256=sha256).first()
+def _find(version: Version, sha256: str, upload: str) -> MultipartUpload:
+    row = _uploads(version, sha256).first()
     if row is None or _name(row) != upload:
         raise _unknown()
     return row
@@ -276,6 +301,12 @@ def _refuse_what_it_is_not(store: "S3Store", key: str, file: VersionFile) -> Non
             errors=[FieldError(field="parts", message=message)],
         )
     refuse_other_bytes(found, file.sha256)
+
+
+def _end(store: "S3Store", row: MultipartUpload) -> None:
+    key, upload_id = _place(store, row)
+    store.abort(key, upload_id)
+    _forget(store, row, key)
 
 
 def _forget(store: "S3Store", row: MultipartUpload, key: str) -> None:

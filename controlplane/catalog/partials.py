@@ -1,5 +1,9 @@
-"""Files on their way to the disk in pieces: one partial per digest, appended to by one writer at a
-time. Decides what is durable and when a file is whole; it must not know versions or requests.
+"""Files on their way to the disk in pieces: one partial per model and digest, appended to by one
+writer at a time. Decides what is durable and when a file is whole; it must not know versions or
+requests.
+
+A partial is its model's alone: whoever may push another model can name the same digest, and must
+not be able to spoil or end it.
 
 The kernel's lock on the partial goes with its holder, so a killed web process blocks nobody; it
 holds between hosts on a shared folder as well (NFS since Linux 2.6.12)."""
@@ -35,63 +39,80 @@ class Piece:
     total: int
 
 
-def offset_of(store: BlobStore, sha256: str, size_bytes: int) -> int:
+def offset_of(store: BlobStore, model: int, sha256: str, size_bytes: int) -> int:
     """How many bytes are held of a file that is not whole yet. What a power cut spoilt of them is
     found by the digest of the whole, which then begins anew. 0 when all are there and nobody took
     the file in: any piece then makes that happen."""
     try:
-        held = _path(store, sha256).stat().st_size
+        held = _path(store, model, sha256).stat().st_size
     except FileNotFoundError:
         return 0
     return held if held < size_bytes else 0
 
 
-def append(store: BlobStore, sha256: str, piece: Piece, stream: Readable) -> bool:
+def append(store: BlobStore, model: int, sha256: str, piece: Piece, stream: Readable) -> bool:
     """Adds a piece at exactly the end of what is held; whether the file is whole and published.
 
     Raises `Conflict` (`upload-offset`, with the right `offset`; `upload-busy`), `InvalidInput`
     (`size-mismatch`, and nothing of the piece is kept; `digest-mismatch`, and nothing of the file
     is) or `StoreFull`.
     """
+    partial = _path(store, model, sha256)
     try:
-        with _locked(store, sha256) as descriptor:
+        with _locked(partial) as descriptor:
             held = os.fstat(descriptor).st_size
             if held >= piece.total:  # its writer was killed before it took the file in
-                _publish(store, sha256, descriptor)
+                _publish(store, partial, sha256, descriptor)
                 return True
             if held != piece.start:
                 raise _wrong_offset(held)
             _write(descriptor, piece, stream)
             if piece.end < piece.total:
                 return False
-            _publish(store, sha256, descriptor)
+            _publish(store, partial, sha256, descriptor)
             return True
     except OSError as error:
         raise full(error) from error
 
 
+def remove(store: BlobStore, model: int, sha256: str) -> None:
+    """What is held of a file goes, unless a writer is at it, who looks afterwards whether it is
+    still wanted; again it changes nothing."""
+    _remove(_path(store, model, sha256))
+
+
 def forget(store: BlobStore, before: datetime) -> int:
     """Removes partials that nobody added to since; how many."""
-    gone = 0
-    for path in (store.root / FOLDER).glob("*"):
-        try:
-            old = path.stat().st_mtime < before.timestamp()
-        except FileNotFoundError:
-            continue
-        if old:
-            path.unlink(missing_ok=True)
-            gone += 1
-    return gone
+    paths = (store.root / FOLDER).glob("*")
+    return sum(_remove(path, before=before) for path in paths)
 
 
-def _path(store: BlobStore, sha256: str) -> Path:
-    return store.root / FOLDER / sha256
+def _path(store: BlobStore, model: int, sha256: str) -> Path:
+    return store.root / FOLDER / f"{model}-{sha256}"
+
+
+def _remove(path: Path, *, before: datetime | None = None) -> bool:
+    """Under the lock: the writer of a name that is free again would publish another's bytes."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        touched = os.fstat(descriptor).st_mtime
+        if not _is_still(path, descriptor) or (before and touched >= before.timestamp()):
+            return False
+        path.unlink()
+        return True
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
-def _locked(store: BlobStore, sha256: str) -> Iterator[int]:
+def _locked(path: Path) -> Iterator[int]:
     """The partial, open and for this writer alone."""
-    path = _path(store, sha256)
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -136,8 +157,7 @@ def _write(descriptor: int, piece: Piece, stream: Readable) -> None:
             raise
 
 
-def _publish(store: BlobStore, sha256: str, descriptor: int) -> None:
-    partial = _path(store, sha256)
+def _publish(store: BlobStore, partial: Path, sha256: str, descriptor: int) -> None:
     digest, at = hashlib.sha256(), 0
     while chunk := os.pread(descriptor, CHUNK_BYTES, at):
         digest.update(chunk)

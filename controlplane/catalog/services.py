@@ -17,8 +17,10 @@ from controlplane.catalog.models import (
     VersionFile,
     VersionState,
 )
+from controlplane.catalog.multipart import forget_uploads
 from controlplane.catalog.queries import blob_store, manifest_of, missing_digests
 from controlplane.catalog.store import StoreUnavailable
+from controlplane.catalog.uploads import forget_pieces
 from controlplane.catalog.uploads import store_blob as store_blob  # the middle step of a push
 from controlplane.catalog.variants import create_variants
 from controlplane.catalog.versions import check_labels, lock_version, move, note, save, settle
@@ -240,6 +242,7 @@ def discard_upload(*, version: Version, actor: str, now: datetime) -> None:
 def _discard(row: Version, *, reason: str = "", actor: str, now: datetime) -> None:
     """Of a locked upload leaves nothing. Bytes go before the commit, while the rows of their blobs
     are locked: who takes in another version that names them waits for this, and finds them gone."""
+    named_here = list(row.files.values_list("sha256", flat=True))
     digests = set(_hold_blobs(row))
     _bequeath(row)
     row.files.all().delete()
@@ -247,6 +250,8 @@ def _discard(row: Version, *, reason: str = "", actor: str, now: datetime) -> No
     orphans = digests - set(named.order_by().values_list("sha256", flat=True))
     note(row, "discarded", reason=reason, actor=actor, now=now)
     row.delete()
+    forget_pieces(row.model_id, named_here)
+    forget_uploads(row.model_id, named_here)
     Blob.objects.filter(sha256__in=orphans).delete()
     store = blob_store()
     for digest in orphans:

@@ -14,9 +14,11 @@ django.setup(set_prefix=False)
 
 # These read models, which exist from here on.
 from controlplane.api.agent_v1.hot_path import answer_unchanged_polls  # noqa: E402
+from controlplane.api.agent_v1.lean import answer_agents_lean  # noqa: E402
 from controlplane.api.body_limit import limit_bodies  # noqa: E402
 from controlplane.api.long_poll import answer_waits  # noqa: E402
 from controlplane.api.upload_door import admit_uploads  # noqa: E402
+from controlplane.catalog.store import CHUNK_BYTES  # noqa: E402
 from controlplane.catalog.stores import say_if_unusable  # noqa: E402
 
 say_if_unusable()
@@ -30,6 +32,9 @@ class OneThreadHandler(ASGIHandler):
     answers still leave through the event loop.
     """
 
+    # Of a streamed answer, in one write: Django's 64 KiB would cut each piece of a file anew.
+    chunk_size = CHUNK_BYTES
+
     def load_middleware(self, is_async: bool = False) -> None:
         super().load_middleware(is_async=False)
 
@@ -42,4 +47,5 @@ POLL_THREADS = ThreadPoolExecutor(max_workers=4, thread_name_prefix="poll")
 # Apart from them: people who wait for news must not slow the agents' polls.
 WAIT_THREADS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="wait")
 _people = limit_bodies(admit_uploads(OneThreadHandler(), WAIT_THREADS))
-application = answer_unchanged_polls(answer_waits(_people, WAIT_THREADS), POLL_THREADS)
+_all = answer_agents_lean(answer_waits(_people, WAIT_THREADS))
+application = answer_unchanged_polls(_all, POLL_THREADS)

@@ -11,7 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 from controlplane.catalog.s3_settings import s3_settings
 from controlplane.config.secret_key import load_secret_key
 from controlplane.domain.gates import Verdict
-from controlplane.domain.rollout import DeploymentState, RolloutState, StageState
+from controlplane.domain.rollout import DeploymentState, ResumeChoice, RolloutState, StageState
 from controlplane.domain.windows import WindowKind
 
 BASE_DIR = Path(__file__).resolve().parents[2]
@@ -38,6 +38,14 @@ def positive(name: str, default: float) -> float:
     return value
 
 
+def at_least(name: str, default: int, *, least: int) -> int:
+    """A whole number of `least` or more; a wrong one stops the start and says so."""
+    value: int = env.int(name, default=default)
+    if value < least:
+        raise ImproperlyConfigured(f"{name} is {value}; it must be {least} or more.")
+    return value
+
+
 # The engine looks at every rollout this often; rings through the broker only make it sooner.
 WAYPOST_TICK_SECONDS = positive("WAYPOST_TICK_SECONDS", 5)
 # How often an agent with nothing to do asks.
@@ -48,6 +56,13 @@ WAYPOST_STALE_SECONDS = positive("WAYPOST_STALE_SECONDS", 3 * WAYPOST_POLL_SECON
 WAYPOST_DRIFT_SECONDS = positive("WAYPOST_DRIFT_SECONDS", 300)
 # How long an approval is worth something.
 WAYPOST_APPROVAL_HOURS = positive("WAYPOST_APPROVAL_HOURS", 24)
+# How long sums of what was measured are kept, of each minute, hour and day, each longer than the
+# one before. Intervals may come a day late, so minutes are kept for two at least.
+WAYPOST_MINUTE_SUMS_HOURS = at_least("WAYPOST_MINUTE_SUMS_HOURS", 48, least=48)
+WAYPOST_HOUR_SUMS_DAYS = at_least(
+    "WAYPOST_HOUR_SUMS_DAYS", 35, least=WAYPOST_MINUTE_SUMS_HOURS // 24 + 1
+)
+WAYPOST_DAY_SUMS_DAYS = at_least("WAYPOST_DAY_SUMS_DAYS", 400, least=WAYPOST_HOUR_SUMS_DAYS)
 # Without a tick for this long the engine counts as down.
 WAYPOST_ENGINE_STALE_SECONDS = positive("WAYPOST_ENGINE_STALE_SECONDS", 60)
 WAYPOST_ARTIFACT_DIR = Path(
@@ -110,6 +125,7 @@ INSTALLED_APPS = [
     "controlplane.accounts",
     "controlplane.fleet",
     "controlplane.catalog",
+    "controlplane.telemetry",
     "controlplane.rollouts",
     "controlplane.api",
     "controlplane.web",
@@ -228,6 +244,8 @@ CELERY_BEAT_SCHEDULE = {
         "options": {"expires": 3600},
     },
     "measurements": {"task": "fleet.prune", "schedule": 60, "options": {"expires": 60}},
+    "sums": {"task": "telemetry.roll_up", "schedule": 30, "options": {"expires": 30}},
+    "old-sums": {"task": "telemetry.forget", "schedule": 600, "options": {"expires": 600}},
     "chunk-maps": {
         "task": "catalog.make_chunk_maps",
         "schedule": WAYPOST_TICK_SECONDS,
@@ -282,6 +300,15 @@ SPECTACULAR_SETTINGS = {
         "UnsignedPolicy": ["allowed", "warned", "refused"],
         "WindowKind": [kind.value for kind in WindowKind],
         "ImportState": ["pending", "importing", "imported", "failed"],
+        "ReadingFigure": [
+            "power_kw",
+            "cooling_kw",
+            "water_l_per_hour",
+            "round_trip_ms",
+            "uplink_mbit_per_s",
+            "downlink_mbit_per_s",
+        ],
+        "ResumeChoice": [choice.value for choice in ResumeChoice],
     },
 }
 

@@ -72,7 +72,6 @@ def lint(
         *shape_findings(view),
         *size_findings(view),
         *_ensemble(view, model_name, known_models),
-        *_decoupled(view, backend),
         *_without_effect(view),
     )
 
@@ -218,19 +217,6 @@ def _ensemble(
         elif step.model_name not in known_models:
             message = f"There is no model {shown(step.model_name)} that this one may use."
             yield view.finding(where, message, "Register that model first, or name another.")
-
-
-def _decoupled(view: ConfigView, backend: Backend | None) -> Iterator[Finding]:
-    """Sites ask golden requests by calls that have one answer, which a server refuses for such a
-    model. vLLM's backend takes no other, so that is told and not refused."""
-    if not view.is_decoupled:
-        return
-    message = "Golden requests ask for one answer each, and a server refuses them for this model."
-    cure = "Leave it out, and answer each request once; no site could prove the version as it is."
-    level = Level.FAULT
-    if backend is not None and backend.name == "vllm":
-        cure, level = "Expect the proof at a site to fail.", Level.WARNING
-    yield view.finding("model_transaction_policy.decoupled", message, cure, level)
 
 
 def _without_effect(view: ConfigView) -> Iterator[Finding]:

@@ -1,11 +1,15 @@
-"""What is known of a site, what a build asks for, and the form of an answer: values for `fit.py`.
+"""What is known of a site, what a build asks for, which sites are asked about, and the form of an
+answer: values for `fit.py`.
 
-Nothing is decided here."""
+Whether anything fits is not decided here."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
+
+from controlplane.domain.label_selector import parse_label_selector
+from controlplane.domain.selector import SiteTraits
 
 # As ContentClass names them.
 EXECUTABLE = "executable"
@@ -147,6 +151,21 @@ class Verdict:
     def against(self) -> str:
         """The sentences of what refuses it; nothing where it fits."""
         return "; ".join(c.sentence for c in self.checks if c.verdict is Answer.NO)
+
+
+def matching(selector: str) -> Callable[[SiteTraits], bool]:
+    """The sites whose labels hold, among them `name`, `tier`, `region` and `hardware`; empty: all.
+
+    Raises `InvalidInput` (`selector-invalid`).
+    """
+    requirements = parse_label_selector(selector) if selector else ()
+
+    def matches(traits: SiteTraits) -> bool:
+        own = {"name": traits.name, "tier": traits.tier, "region": traits.region}
+        labels = {**traits.labels, **own, "hardware": traits.hardware}
+        return all(requirement.holds(labels) for requirement in requirements)
+
+    return matches
 
 
 def numbers(version: str) -> tuple[int, ...] | None:

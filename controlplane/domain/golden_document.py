@@ -7,7 +7,7 @@ Form: docs/agent-protocol.md, section 3. Says nothing about what the right answe
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from controlplane.domain.config_view import ConfigView, TensorConfig
@@ -105,6 +105,8 @@ def _request(entry: object, place: _Place, view: ConfigView | None) -> Iterator[
             continue
         stated = None if view is None else (view.inputs if kind == "inputs" else view.outputs)
         batch = 0 if view is None else view.max_batch_size
+        if stated and view is not None and view.is_decoupled and kind == "outputs":
+            stated, batch = tuple(_of_all_responses(each, batch) for each in stated), 0
         yield from _tensors(tensors, place, kind, stated, batch)
 
 
@@ -218,6 +220,14 @@ def _against_config(
         right = ", ".join([*first, *("any" if dim == -1 else str(dim) for dim in dims)])
         message = f"Its shape is {shape}, the configuration states [{right}]."
         yield place.at("shape").fault(message, "Give the request the stated shape.")
+
+
+def _of_all_responses(stated: TensorConfig, batch: int) -> TensorConfig:
+    """An output of a decoupled model: sites lay its responses together along the first axis (the
+    batch, where there is one), so that its size may be any."""
+    if not stated.dims:
+        return stated
+    return replace(stated, dims=(-1, *(stated.dims if batch > 0 else stated.dims[1:])))
 
 
 def _bytes_of(entry: object) -> int:

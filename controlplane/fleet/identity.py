@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from django.db import transaction
 from django.db.models import Exists
 
-from controlplane.accounts.secrets import new_secret, secret_digest
+from controlplane.accounts.secrets import secret_digest
 from controlplane.audit.services import record_event
 from controlplane.domain.errors import Conflict, Forbidden, Unauthenticated
 from controlplane.fleet.models import (
@@ -193,7 +193,8 @@ def _open(agent: Agent, *, counter: int, now: datetime) -> Session | None:
             raise Unauthenticated("signature-invalid", "The agent has another key by now.")
         _lock(found, counter=counter, now=now)
         return None
-    secret = new_secret(SESSION_PREFIX)
+    # 128 bits for an hour: every poll of every site carries it.
+    secret = f"{SESSION_PREFIX}_{secrets.token_urlsafe(16)}"
     AgentSession.objects.update_or_create(
         agent=agent,
         defaults={"digest": secret_digest(secret), "expires_at": now + SESSION_LIFETIME},

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import Count, QuerySet
+from django.db.models import Count, Q, QuerySet
 
 from controlplane.domain.figures import Counted, Figures, figures_of
 from controlplane.fleet.identity import Caller
@@ -19,6 +19,8 @@ from controlplane.fleet.models import (
 )
 
 KEEP = timedelta(hours=24)
+# What nobody added up waits for that for another day: longer would fill the disk.
+KEEP_UNCOUNTED = 2 * KEEP
 # More than a day's intervals of the shortest length that an agent can be set to, 10 s.
 MOST_PER_SITE = 10_000
 PRUNE_BATCH = 2000
@@ -112,8 +114,8 @@ def record_measurement(*, caller: Caller, measurement: Measurement, now: datetim
 
 
 def prune_measurements(*, now: datetime) -> int:
-    """Forgets what came more than a day ago, and of each site all but the newest intervals. A batch
-    to a transaction, and only so many batches: the rest is for the next time."""
+    """Forgets what came more than a day ago and is added up, and of each site all but the newest
+    intervals. A batch to a transaction, and only so many batches: the rest is for the next time."""
     forgotten = 0
     for _ in range(PRUNE_BATCHES):
         ids = _outdated(now) or _surplus()
@@ -125,7 +127,9 @@ def prune_measurements(*, now: datetime) -> int:
 
 
 def _outdated(now: datetime) -> list[int]:
-    old = MeasuredInterval.objects.filter(received_at__lt=now - KEEP)
+    old = MeasuredInterval.objects.filter(received_at__lt=now - KEEP).filter(
+        Q(rolled_up_at__isnull=False) | Q(received_at__lt=now - KEEP_UNCOUNTED)
+    )
     return list(old.order_by("received_at").values_list("pk", flat=True)[:PRUNE_BATCH])
 
 

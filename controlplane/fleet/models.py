@@ -283,6 +283,8 @@ class MeasuredInterval(models.Model):
     dropped = models.PositiveIntegerField(default=0)
     # What was loaded and had no request at all: [server, model, version] each.
     idle = models.JSONField(default=list)
+    # When it was added into the sums of its minute, hour and day; null: not yet.
+    rolled_up_at = models.DateTimeField(null=True)
 
     class Meta:
         constraints = [
@@ -290,7 +292,14 @@ class MeasuredInterval(models.Model):
                 fields=["site", "boot_id", "seq"], name="interval_measured_once"
             )
         ]
-        indexes = [models.Index(fields=["site", "-ended_at"], name="interval_newest_of_site")]
+        indexes = [
+            models.Index(fields=["site", "-ended_at"], name="interval_newest_of_site"),
+            models.Index(
+                fields=["site", "id"],
+                condition=Q(rolled_up_at=None),
+                name="interval_not_rolled_up",
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.seconds:g} s at {self.site_id} until {self.ended_at}"

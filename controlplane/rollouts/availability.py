@@ -3,14 +3,16 @@
 Reads only; counts in the database, since every site of a stage asks, some many times."""
 
 from datetime import datetime, timedelta
+from typing import Any
 
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import BigIntegerField, Exists, OuterRef, Q, QuerySet
 
 from controlplane.domain.rollout import ACTIVE_DEPLOYMENT, BEGUN, DeploymentState
 from controlplane.fleet.models import Site
 from controlplane.fleet.queries import redundancy_peers
 from controlplane.rollouts.evidence import own_limits, since
 from controlplane.rollouts.models import Deployment, DeploymentKind, SiteModel
+from controlplane.rollouts.prepared import Slot, prepared
 
 BUDGET_WINDOW = timedelta(hours=1)
 NAMES = 3
@@ -32,19 +34,13 @@ def unavailable(row: Deployment, limit: int, now: datetime) -> tuple[int, tuple[
 
     Every site of the stage asks, some many times: who is well is not fetched, and who is not is
     looked for only while those that move leave a place."""
-    others = Deployment.objects.filter(
-        stage=row.stage_id, superseded=False, site__retired_at=None
-    ).exclude(site=row.site_id)
-    # In whatever rollout: one that was called off may have left an agent with a lease.
-    moving = Deployment.objects.filter(
-        in_transition(), model=row.model_id, site__in=others.values("site")
-    )
-    changing = moving.order_by("site__name").values_list("site__name", flat=True).distinct()
-    names = list(changing)
+    asked = {"stage": row.stage_id, "site": row.site_id, "model": row.model_id}
+    names = [name for (name,) in _moving_names(**asked)]
     if len(names) >= limit:
         return len(names), tuple(names[:NAMES])
     left = (DeploymentState.DEFERRED, DeploymentState.REJECTED)
     here = OuterRef("site")
+    others, moving = _others_and_moving(**asked)
     ailing = unwell(now).filter(
         Exists(others.exclude(state__in=left).filter(site=here)),
         ~Exists(moving.filter(site=here)),
@@ -53,6 +49,26 @@ def unavailable(row: Deployment, limit: int, now: datetime) -> tuple[int, tuple[
     # After the others: a site that fails between the two is counted twice and not left out.
     names += ailing.order_by().values_list("site__name", flat=True)
     return len(names), tuple(sorted(names)[:NAMES]) if len(names) >= limit else ()
+
+
+def _others_and_moving(
+    *, stage: Any, site: Any, model: Any
+) -> tuple[QuerySet[Deployment], QuerySet[Deployment]]:
+    """The parts of the other sites of the stage, and what is moving at these sites."""
+    others = Deployment.objects.filter(
+        stage=stage, superseded=False, site__retired_at=None
+    ).exclude(site=site)
+    # In whatever rollout: one that was called off may have left an agent with a lease.
+    return others, Deployment.objects.filter(
+        in_transition(), model=model, site__in=others.values("site")
+    )
+
+
+@prepared
+def _moving_names() -> QuerySet[Deployment, Any]:
+    slots = {name: Slot(name, BigIntegerField()) for name in ("stage", "site", "model")}
+    _, moving = _others_and_moving(**slots)
+    return moving.order_by("site__name").values_list("site__name").distinct()
 
 
 def unwell(now: datetime) -> QuerySet[SiteModel]:
@@ -119,5 +135,11 @@ def unavailable_peer(site: Site, now: datetime) -> str:
 
 def busy_with(row: Deployment) -> str:
     """Another model that is being activated at the same site."""
-    others = Deployment.objects.filter(in_transition(), site=row.site_id).exclude(pk=row.pk)
-    return str(others.values_list("model__name", flat=True).first() or "")
+    return next((name for (name,) in _busy(site=row.site_id, row=row.pk)), "")
+
+
+@prepared
+def _busy() -> QuerySet[Deployment, Any]:
+    at_site = Deployment.objects.filter(in_transition(), site=Slot("site", BigIntegerField()))
+    others = at_site.exclude(pk=Slot("row", BigIntegerField()))
+    return others.order_by("pk").values_list("model__name")[:1]

@@ -4,11 +4,11 @@ Conditions for queries, so that every reader means the same by "stale". It decid
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.db.models import Exists, OuterRef, Q
 
-from controlplane.catalog.models import Version
 from controlplane.fleet.models import Lease, Site
 
 # Who is silent for this many times the limit is not waited for when a rollout turns back or stops.
@@ -20,12 +20,18 @@ def fresh_within() -> timedelta:
     return timedelta(seconds=settings.WAYPOST_STALE_SECONDS)
 
 
+def limit_of(poll_seconds: int | None) -> timedelta:
+    """The same where a site polls less often, every `poll_seconds`. One that polls more often has
+    the usual limit: its lease is not written more often."""
+    usual = fresh_within()
+    return usual if poll_seconds is None else max(usual, timedelta(seconds=3 * poll_seconds + 5))
+
+
 def own_limits() -> dict[int, timedelta]:
-    """The same for sites that poll less often, by their poll interval in seconds. One that polls
-    more often has the usual limit: its lease is not written more often."""
+    """The limits that are not the usual one, by the poll interval in seconds."""
     rows = Site.objects.exclude(poll_seconds=None).order_by()
     polls = rows.values_list("poll_seconds", flat=True).distinct()
-    limits = {seconds: timedelta(seconds=3 * seconds + 5) for seconds in polls if seconds}
+    limits = {seconds: limit_of(seconds) for seconds in polls if seconds}
     return {seconds: limit for seconds, limit in limits.items() if limit > fresh_within()}
 
 
@@ -39,13 +45,11 @@ def since(moment: str, site: str, now: datetime, own: Mapping[int, timedelta], t
     return fresh
 
 
-def serves_well(
-    version: Version, now: datetime, own: Mapping[int, timedelta], *, report: str, site: str
-) -> Q:
-    """Whether the reported state at `report` (a prefix as that of the site) is fresh and says that
-    the version is served well."""
-    said = Q(**{f"{report}reported_serving": version.number, f"{report}reported_healthy": True})
-    return said & since(f"{report}reported_at", site, now, own)
+def says_well(report: str, number: Any) -> Q:
+    """Whether the state reported at `report` (a prefix such as "site__models__") is that version
+    `number` is served well; how fresh the report is, is another question. Null: never reported."""
+    said = {"reported_serving": number, "reported_healthy": True, "reported_at__isnull": False}
+    return Q(**{f"{report}{column}": value for column, value in said.items()})
 
 
 def heard_of(site: str, now: datetime, times: int = 1) -> Exists:

@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Count, Exists, OuterRef, Q, QuerySet
+from django.db.models import BigIntegerField, CharField, Count, Exists, OuterRef, Q, QuerySet
 
 from controlplane.domain.admission import BEGIN_WITHIN_SECONDS, Granted, Instant, LeaseFacts, admit
 from controlplane.domain.errors import Conflict
@@ -46,9 +47,12 @@ from controlplane.rollouts.models import (
     SiteModel,
     Stage,
 )
+from controlplane.rollouts.prepared import Slot, prepared
 from controlplane.rollouts.services import lock_rollout
-from controlplane.rollouts.snapshots import result_of, withdrawn
+from controlplane.rollouts.snapshots import has_windows, is_frozen_somewhere, result_of, withdrawn
 from controlplane.rollouts.waits import has_begun
+
+_COUNTED = ("sites", "failed", "active", "retrying", "retried_now")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,16 +99,22 @@ def request_lease(*, caller: Caller, question: LeaseQuestion, now: datetime) -> 
     (`wish-superseded`) when that wish is no longer the present one.
     """
     with transaction.atomic():
-        wished = _wished(caller, question)
-        rollout_id = wished.values_list("rollout_id", flat=True).first()
-        if rollout_id is None:
+        asked = {
+            "site": caller.site_id,
+            "model": question.model,
+            "generation": question.generation,
+            "digest": question.manifest_digest,
+        }
+        found = _wished_by(**asked) if question.epoch == caller.epoch else []
+        if not found:
             raise _superseded(question)
-        rollout = lock_rollout(rollout_id, wait=True)
+        rollout = lock_rollout(found[0][0], wait=True)
         assert rollout is not None  # its deployment is there
         budget = fleet_budget(lock=True)
         # Again under the locks: it may have been called back meanwhile. The deployment is locked
         # only now that the rollout is: the engine takes them in that order.
-        row = wished.select_for_update(of=("self",)).select_related("site", "stage").first()
+        locked = _wished(**asked).select_for_update(of=("self",))
+        row = locked.select_related("site", "stage").first()
         if row is None:
             raise _superseded(question)
         if row.state not in ACTIVE_DEPLOYMENT:
@@ -146,9 +156,7 @@ def _for_repair(rollout: Rollout, row: Deployment, now: datetime) -> LeaseAnswer
     if row.state != DeploymentState.SUCCEEDED:
         why = f"its part here ended {row.state.replace('_', ' ')} ({row.reason}); a new rollout "
         return _refused("failed-here", why + "brings it again")
-    if against := withdrawn(rollout.version) or frozen_sites(now, [row.site_id]).get(
-        row.site_id, ""
-    ):
+    if against := withdrawn(rollout.version) or _frozen(row, now):
         return _refused("held", against)
     return LeaseAnswer(granted=True, lease=row.lease + 1, begin_within_seconds=BEGIN_WITHIN_SECONDS)
 
@@ -162,13 +170,11 @@ def _refused(code: str, reason: str) -> LeaseAnswer:
     )
 
 
-def _wished(caller: Caller, question: LeaseQuestion) -> QuerySet[Deployment]:
+def _wished(*, site: Any, model: Any, generation: Any, digest: Any) -> QuerySet[Deployment]:
     """The deployment behind the present wish, if that is what the question is about."""
-    if question.epoch != caller.epoch:
-        return Deployment.objects.none()
     # What was verified there is a build; a wish from before there were builds is the version.
-    its_build = Q(desired_variant__manifest_digest=question.manifest_digest)
-    whole = Q(desired_variant=None, desired__manifest_digest=question.manifest_digest)
+    its_build = Q(desired_variant__manifest_digest=digest)
+    whole = Q(desired_variant=None, desired__manifest_digest=digest)
     stands = SiteModel.objects.filter(
         its_build | whole,
         site=OuterRef("site"),
@@ -177,12 +183,23 @@ def _wished(caller: Caller, question: LeaseQuestion) -> QuerySet[Deployment]:
     )
     return Deployment.objects.filter(
         Exists(stands),
-        site_id=caller.site_id,
-        model__name=question.model,
-        generation=question.generation,
+        site_id=site,
+        model__name=model,
+        generation=generation,
         kind=DeploymentKind.FORWARD,
         superseded=False,
     ).order_by("pk")
+
+
+@prepared
+def _wished_by() -> QuerySet[Deployment, Any]:
+    wished = _wished(
+        site=Slot("site", BigIntegerField()),
+        model=Slot("model", CharField()),
+        generation=Slot("generation", BigIntegerField()),
+        digest=Slot("digest", CharField()),
+    )
+    return wished.values_list("rollout_id")[:1]
 
 
 def _superseded(question: LeaseQuestion) -> Conflict:
@@ -203,7 +220,9 @@ def _facts(
     unproven, tolerated = _failures(row.stage, by_build, counts)
     away, names = unavailable(row, limits.max_unavailable, now)
     limit = changing_limit(changing_percent)
-    closed = sites_closed(WindowKind.ACTIVATION, now=now, site_ids=[row.site_id])
+    closed: Mapping[int, datetime] = {}
+    if has_windows():
+        closed = sites_closed(WindowKind.ACTIVATION, now=now, site_ids=[row.site_id])
     return LeaseFacts(
         rollout_state=RolloutState(rollout.state),
         cause=rollout.cause,
@@ -216,7 +235,7 @@ def _facts(
         withdrawn=withdrawn(rollout.version),
         gate_fails=_gate_that_fails(rollout),
         earlier_unwell=earlier_unwell(rollout, row.stage, now),
-        frozen=frozen_sites(now, [row.site_id]).get(row.site_id, ""),
+        frozen=_frozen(row, now),
         closed=row.site_id in closed,
         opens_at=closed.get(row.site_id),
         changing=changing(row.site_id, now) if limit is not None else 0,
@@ -232,15 +251,32 @@ def _facts(
     )
 
 
+def _frozen(row: Deployment, now: datetime) -> str:
+    if not is_frozen_somewhere(now):
+        return ""
+    return frozen_sites(now, [row.site_id]).get(row.site_id, "")
+
+
 def _gate_that_fails(rollout: Rollout) -> str:
     """What stops the rollout when the engine next looks (`domain/decide.py`), said at once."""
-    failing = GateVerdict.objects.filter(
-        stage__rollout=rollout, stage__state__in=STARTED_STAGE, verdict=Verdict.FAIL
-    )
+    if not _failing_gates(rollout=rollout.pk):
+        return ""
+    failing = _failing(rollout.pk)
     for row in failing.select_related("stage").order_by("stage__index", "gate"):
         if against := held_against(result_of(row), row.stage.accepted_at):
             return f"stage {row.stage.name}: {against}"
     return ""
+
+
+def _failing(rollout: Any) -> QuerySet[GateVerdict]:
+    return GateVerdict.objects.filter(
+        stage__rollout=rollout, stage__state__in=STARTED_STAGE, verdict=Verdict.FAIL
+    )
+
+
+@prepared
+def _failing_gates() -> QuerySet[GateVerdict, Any]:
+    return _failing(Slot("rollout", BigIntegerField())).order_by().values_list("pk")[:1]
 
 
 def _failures(
@@ -266,19 +302,23 @@ def _stage_counts(row: Deployment) -> dict[str, Counter[str]]:
     """By the build they were given, of the latest attempts of the stage: those that count, failed
     and active; and of those that failed before, the ones that are not over, and of these the active
     ones."""
+    rows = _by_build(stage=row.stage_id)
+    return {
+        variant: Counter(dict(zip(_COUNTED, figures, strict=True))) for variant, *figures in rows
+    }
+
+
+@prepared
+def _by_build() -> QuerySet[Deployment, Any]:
     active, failed_before = Q(state__in=ACTIVE_DEPLOYMENT), Q(failed_before=True)
     pending = Q(state=DeploymentState.PENDING)
     rows = Deployment.objects.filter(
-        stage=row.stage_id, kind=DeploymentKind.FORWARD, superseded=False
+        stage=Slot("stage", BigIntegerField()), kind=DeploymentKind.FORWARD, superseded=False
     ).order_by()
-    names = ("sites", "failed", "active", "retrying", "retried_now")
-    grouped = rows.values_list("variant").annotate(
+    return rows.values_list("variant").annotate(
         sites=Count("pk", filter=~Q(state__in=OUT_OF_STAGE)),
         failed=Count("pk", filter=Q(state__in=STAGE_FAILURES)),
         active=Count("pk", filter=active),
         retrying=Count("pk", filter=failed_before & (active | pending)),
         retried_now=Count("pk", filter=failed_before & active),
     )
-    return {
-        variant: Counter(dict(zip(names, figures, strict=True))) for variant, *figures in grouped
-    }

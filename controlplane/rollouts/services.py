@@ -7,11 +7,13 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
-from django.db import IntegrityError, transaction
+from django.db import DEFAULT_DB_ALIAS, IntegrityError, transaction
+from django.db.models import BigIntegerField, QuerySet
 
-from controlplane.catalog.models import Version
+from controlplane.catalog.models import Model, Version
 from controlplane.domain.decide import decide
 from controlplane.domain.decisions import CountSoak, Finish, Pause, Wait
 from controlplane.domain.errors import Conflict, FieldError, InvalidInput
@@ -49,6 +51,7 @@ from controlplane.rollouts.planning import (
     require_still_usable,
     rollout_ahead,
 )
+from controlplane.rollouts.prepared import Slot, columns, prepared
 from controlplane.rollouts.snapshots import rollout_view, stages_of
 
 log = structlog.get_logger(__name__)
@@ -56,6 +59,8 @@ log = structlog.get_logger(__name__)
 # Of one rollout at a time, so that the others get their turn too; the next tick goes on from there.
 DECISIONS_PER_TURN = 50
 DRIFT_EVERY = timedelta(seconds=30)
+_ROLLOUT, _MODEL = columns(Rollout, without="excluded"), columns(Model)
+_VERSION = columns(Version, without="manifest")
 
 
 def tick(*, now: datetime) -> None:
@@ -99,15 +104,29 @@ def lock_rollout(rollout_id: int, *, wait: bool) -> Rollout | None:
 
     SQLite has no row locks; there the whole transaction is exclusive (BEGIN IMMEDIATE).
     """
-    rows = Rollout.objects.select_for_update(skip_locked=not wait).defer("excluded")
-    rollout = rows.filter(pk=rollout_id).order_by().first()
-    if rollout is not None:
-        # Not joined with the locked row: PostgreSQL reads only that one again after a wait, and a
-        # quarantine that was waited for must be seen.
-        versions = Version.objects.select_related("model").defer("manifest")
-        rollout.version = versions.get(pk=rollout.version_id)
-        rollout.model = rollout.version.model
+    locked = _locked(not wait, rollout=rollout_id)
+    if not locked:
+        return None
+    rollout = Rollout.from_db(DEFAULT_DB_ALIAS, _ROLLOUT, locked[0])
+    # Not joined with the locked row: PostgreSQL reads only that one again after a wait, and a
+    # quarantine that was waited for must be seen.
+    (values,) = _version(version=rollout.version_id)
+    known = len(_VERSION)
+    rollout.version = Version.from_db(DEFAULT_DB_ALIAS, _VERSION, values[:known])
+    rollout.model = rollout.version.model = Model.from_db(DEFAULT_DB_ALIAS, _MODEL, values[known:])
     return rollout
+
+
+@prepared
+def _locked(skip_locked: bool) -> QuerySet[Rollout, Any]:
+    rows = Rollout.objects.select_for_update(skip_locked=skip_locked).order_by()
+    return rows.filter(pk=Slot("rollout", BigIntegerField())).values_list(*_ROLLOUT)
+
+
+@prepared
+def _version() -> QuerySet[Version, Any]:
+    rows = Version.objects.filter(pk=Slot("version", BigIntegerField())).order_by()
+    return rows.values_list(*_VERSION, *(f"model__{name}" for name in _MODEL))
 
 
 def advance_rollout(

@@ -4,8 +4,17 @@ many sites a rollout has."""
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
-from django.db.models import Count, Exists, OuterRef, QuerySet
+from django.db import DEFAULT_DB_ALIAS
+from django.db.models import (
+    BigIntegerField,
+    Count,
+    DateTimeField,
+    Exists,
+    OuterRef,
+    QuerySet,
+)
 
 from controlplane.catalog.models import Version, VersionState
 from controlplane.domain.gates import GateResult, Verdict
@@ -22,16 +31,20 @@ from controlplane.domain.rollout import (
     StageState,
 )
 from controlplane.domain.views import RolloutView, SiteNote, StageView, VariantView
+from controlplane.fleet.models import MaintenanceWindow
 from controlplane.rollouts.counts import Counts, counts_of
 from controlplane.rollouts.evidence import PATIENCE, fresh_within, heard_of
+from controlplane.rollouts.freezes import active_freezes
 from controlplane.rollouts.models import (
     Approval,
     Deployment,
     DeploymentKind,
+    Freeze,
     GateVerdict,
     Rollout,
     Stage,
 )
+from controlplane.rollouts.prepared import Slot, columns, prepared
 from controlplane.rollouts.sightings import (
     EXAMPLES,
     ailing_notes,
@@ -42,11 +55,24 @@ from controlplane.rollouts.sightings import (
 )
 from controlplane.rollouts.waits import Waiting, overdue_deployments, waiting_of
 
+_STAGE = columns(Stage)
+
 
 def stages_of(rollout: Rollout) -> list[Stage]:
     """In their order, with `is_judged`: whether some gate has said anything of it."""
+    found = []
+    for *values, is_judged in _stages(rollout=rollout.pk):
+        stage = Stage.from_db(DEFAULT_DB_ALIAS, _STAGE, values)
+        stage.is_judged = is_judged  # type: ignore[attr-defined]  # as if annotated
+        found.append(stage)
+    return found
+
+
+@prepared
+def _stages() -> QuerySet[Stage, Any]:
     verdicts = GateVerdict.objects.filter(stage=OuterRef("pk"))
-    return list(rollout.stages.annotate(is_judged=Exists(verdicts)).order_by("index"))
+    rows = Stage.objects.filter(rollout=Slot("rollout", BigIntegerField())).order_by("index")
+    return rows.annotate(is_judged=Exists(verdicts)).values_list(*_STAGE, "is_judged")
 
 
 def rollout_view(rollout: Rollout, stages: Sequence[Stage], now: datetime) -> RolloutView:
@@ -62,7 +88,10 @@ def rollout_view(rollout: Rollout, stages: Sequence[Stage], now: datetime) -> Ro
     late = overdue_deployments(rollout, stages, now) if is_active else []
     returns = counts.any_in(ACTIVE_DEPLOYMENT, kind=DeploymentKind.ROLLBACK)
     silent = _silent(rollout, now) if returns or rollout.state == RolloutState.CANCELLING else {}
-    waiting = waiting_of(rollout, now) if counts.any_in({DeploymentState.PENDING}) else Waiting()
+    waits = counts.any_in({DeploymentState.PENDING}) and (
+        counts.held_back or is_frozen_somewhere(now) or has_windows()
+    )
+    waiting = waiting_of(rollout, now) if waits else Waiting()
     policies = {stage.pk: policy_of(stage.policy) for stage in stages}
     left = counts.any_in({DeploymentState.ROLLBACK_FAILED}) and returning
     unwaited = not_returned(rollout, NOT_WAITED_FOR) if left else {}
@@ -153,23 +182,45 @@ def withdrawn(version: Version) -> str:
     return version.state_reason or "no reason given"
 
 
-def _latest(rollout: Rollout, kind: str) -> QuerySet[Deployment]:
-    return Deployment.objects.filter(rollout=rollout, kind=kind, superseded=False)
-
-
 Causes = dict[tuple[int, int, str, str], int]
 
 
 def _causes(rollout: Rollout) -> Causes:
     """Failed sites by (stage id, attempt, reason code, variant); who timed out is not tried
     again."""
-    rows = _latest(rollout, DeploymentKind.FORWARD).filter(state=DeploymentState.FAILED)
-    grouped = (
-        rows.order_by()
-        .values_list("stage_id", "attempt", "reason_code", "variant")
-        .annotate(count=Count("pk"))
-    )
-    return {tuple(key): count for *key, count in grouped}
+    return {tuple(key): count for *key, count in _failed(rollout=rollout.pk)}
+
+
+@prepared
+def _failed() -> QuerySet[Deployment, Any]:
+    rows = Deployment.objects.filter(
+        rollout=Slot("rollout", BigIntegerField()),
+        kind=DeploymentKind.FORWARD,
+        superseded=False,
+        state=DeploymentState.FAILED,
+    ).order_by()
+    grouped = rows.values_list("stage_id", "attempt", "reason_code", "variant")
+    return grouped.annotate(count=Count("pk"))
+
+
+def is_frozen_somewhere(now: datetime) -> bool:
+    return bool(_freezes(now=now))
+
+
+def has_windows() -> bool:
+    """Whether there is any maintenance window, whomever it is for."""
+    return bool(_windows())
+
+
+@prepared
+def _freezes() -> QuerySet[Freeze, Any]:
+    now: Any = Slot("now", DateTimeField())
+    return active_freezes(now).order_by().values_list("pk")[:1]
+
+
+@prepared
+def _windows() -> QuerySet[MaintenanceWindow, Any]:
+    return MaintenanceWindow.objects.order_by().values_list("pk")[:1]
 
 
 def _variants_of(

@@ -1,15 +1,13 @@
 """Which sites can take a version, as a page shows it: counts with a bar, the reasons of those that
-cannot in groups, and which sites a filter leaves.
+cannot in groups.
 
 Decides nothing: each answer is `domain/fit.py`'s."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from controlplane.domain.fit_facts import Answer, Check, Verdict
-from controlplane.domain.label_selector import parse_label_selector
-from controlplane.domain.selector import SiteTraits
 from controlplane.rollouts.site_fits import SiteFit
 from controlplane.web.look import look_of
 from controlplane.web.stages import Segment, bar
@@ -44,20 +42,6 @@ class FitRow:
     speaks: tuple[Check, ...]
     fine: tuple[Check, ...]
     passed_over: tuple[tuple[str, str], ...]
-
-
-def matching(selector: str) -> Callable[[SiteTraits], bool]:
-    """Raises `InvalidInput` (`selector-invalid`)."""
-    requirements = parse_label_selector(selector) if selector else ()
-
-    def matches(traits: SiteTraits) -> bool:
-        if not requirements:
-            return True
-        own = {"name": traits.name, "tier": traits.tier, "region": traits.region}
-        labels = {**traits.labels, **own, "hardware": traits.hardware}
-        return all(requirement.holds(labels) for requirement in requirements)
-
-    return matches
 
 
 def fit_summary(found: Sequence[SiteFit]) -> FitSummary:

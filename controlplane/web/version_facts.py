@@ -191,9 +191,10 @@ def safe_href(text: str) -> str:
     return text if plain and printable and not hidden else ""
 
 
-def imported_from(version: Version) -> ImportedVersion | None:
+def imported_from(version: Version) -> list[ImportedVersion]:
+    """Several where the same bytes have several numbers there; the first to be asked for first."""
     rows = ImportedVersion.objects.select_related("link").filter(version=version)
-    return rows.first()
+    return list(rows.order_by("asked_at", "pk"))
 
 
 def build_lines(variants: Sequence[Variant]) -> list[BuildLine]:

@@ -346,6 +346,8 @@ class TestReport:
             inventory["cpu_count"],
         )
         assert (server.triton_live, server.triton_version) == (True, "2.51.0")
+        (triton,) = server.tritons
+        assert triton == inventory["servers"][0]
 
     def test_moves_the_deployment(self, edge: AgentCaller, offered: Deployment) -> None:
         response = edge.post("report", report(models=[about(reason="x" * 600)]))

@@ -56,6 +56,7 @@ POST sites/<str:name>/agent/new-key fleet never
 POST sites/<str:name>/agent/unlock fleet never
 POST sites/<str:name>/agent/revoke fleet never
 POST sites/<str:name>/triton-floor-waiver fleet never
+POST sites/<str:name>/readings fleet never
 DELETE sites/<str:name>/triton-floor-waiver fleet never
 POST sites/<str:site>/models/<str:model>/pin rollout named
 POST sites/<str:site>/models/<str:model>/unpin rollout named
@@ -108,6 +109,7 @@ sites
 sites/<str:name>
 sites/<str:name>/servers
 sites/<str:name>/measurements
+sites/<str:name>/readings
 sites/<str:name>/agent
 sites/<str:name>/triton-floor-waiver
 windows

@@ -7,9 +7,12 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from controlplane.api.body_limit import PIECE_BYTES
-from controlplane.catalog.models import Blob
+from controlplane.catalog.models import Blob, Version
+from controlplane.catalog.queries import manifest_of, missing_digests
 from controlplane.catalog.stores import artifact_store
 from tests.api.calls import ApiCaller, assert_problem
 from tests.factories import make_version, version_files
@@ -82,6 +85,42 @@ def test_parts_are_not_for_disks(api: ApiCaller, blob: str) -> None:
     assert_problem(api.post(f"{blob}/multipart/complete", body), 409, "upload-not-in-parts")
     assert_problem(api.post(f"{blob}/multipart/abort", body), 409, "upload-not-in-parts")
     assert_problem(api.post(f"{blob}/multipart", {"size": 0}), 422, "invalid-request")
+
+
+def test_a_list_knows_what_each_push_still_lacks_without_a_look_for_each(
+    api: ApiCaller, now: datetime
+) -> None:
+    shared = version_files("shared")
+
+    def reserve(number: int, model: str = "vad") -> Version:
+        files = {**shared, "labels.txt": b"x", "weights.bin": str(number).encode()}
+        return make_version(model, number, registered=False, files=files, now=now)
+
+    def look() -> tuple[dict[str, list[str]], int]:
+        with CaptureQueriesContext(connection) as asked:
+            page = api.get("models/vad/versions?state=uploading").json()["results"]
+        return {each["version"]: each["missing"] for each in page}, len(asked)
+
+    def put(version: Version, data: bytes) -> None:
+        digest = hashlib.sha256(data).hexdigest()
+        path = f"models/{version.model}/versions/{version.number}/blobs/{digest}"
+        assert api.put(path, data).status_code in (200, 201)
+
+    put(reserve(1), b"1")
+    put(reserve(3, "asr"), b"3")  # another model's bytes are still to be sent for this one
+    make_version(files=shared, now=now)
+    _, of_one = look()
+    for number in range(3, 8):
+        put(reserve(number), shared["model.py"])
+    put(Version.objects.get(model__name="vad", number=5), b"x")
+    missing, of_many = look()
+    assert of_many == of_one
+    assert len(missing) == 6
+    for version in Version.objects.filter(model__name="vad", state="uploading"):
+        expected = missing_digests(manifest_of(version), version.model)
+        assert missing[str(version.number)] == expected
+        path = f"models/vad/versions/{version.number}"
+        assert api.get(path).json()["missing"] == expected
 
 
 @pytest.fixture(scope="module")

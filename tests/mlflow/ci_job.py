@@ -95,6 +95,29 @@ def log_iris(asked: dict[str, Any]) -> dict[str, Any]:
     return {"version": str(version.version), "run_id": run.info.run_id}
 
 
+def log_python(asked: dict[str, Any]) -> dict[str, Any]:
+    """A model of its author's own code, which multiplies two columns of a table. MLflow has no
+    extra files for these: the golden requests go in as an artifact."""
+    import pandas as pd
+    from mlflow.models import infer_signature
+
+    class Area(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # untyped where this is checked
+        def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
+            return pd.DataFrame({"area": model_input["w"] * model_input["h"]})
+
+    table = pd.DataFrame({"w": [1.0, 2.0], "h": [3.0, 4.0]})
+    mlflow.set_experiment(EXPERIMENT)
+    mlflow.pyfunc.log_model(
+        name=asked["name"],
+        registered_model_name=asked["name"],
+        python_model=Area(),
+        signature=infer_signature(table, Area().predict(None, table)),
+        artifacts={"golden": asked["golden"]},
+        pip_requirements=[],
+    )
+    return {}
+
+
 def set_alias(asked: dict[str, Any]) -> dict[str, Any]:
     MlflowClient().set_registered_model_alias(asked["name"], asked["alias"], asked["version"])
     return {}
@@ -142,8 +165,8 @@ def _experiment(client: MlflowClient) -> str:
 
 
 VERBS = (
-    log_folder, train_iris, log_iris, set_alias, set_stage, tags, set_tag, add_webhook,
-    register_source,
+    log_folder, train_iris, log_iris, log_python, set_alias, set_stage, tags, set_tag,
+    add_webhook, register_source,
 )  # fmt: skip
 
 

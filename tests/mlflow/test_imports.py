@@ -131,6 +131,31 @@ def test_a_trained_model_is_converted(
     assert labels["data"] == [0, 0, 0]
 
 
+def test_a_python_model_is_wrapped_for_the_python_backend(
+    mlflow: MlflowServer, turn: Turn, now: datetime, tmp_path: Path
+) -> None:
+    def column(name: str, *data: float) -> dict[str, object]:
+        return {"name": name, "datatype": "FP64", "shape": [2, 1], "data": data}
+
+    inputs, outputs = [column("w", 1, 2), column("h", 3, 4)], [column("area", 3, 8)]
+    golden = {**GOLDEN, "requests": [{"name": "two", "inputs": inputs, "outputs": outputs}]}
+    (tmp_path / "golden.json").write_text(json.dumps(golden))
+    mlflow.call("log_python", name="python", golden=str(tmp_path / "golden.json"))
+    row = asked(linked("python", now), now, version="1")
+    turn(converter=False)
+    row = outcome(row)
+    assert (row.state, row.reason) == ("imported", "")
+    version = row.version
+    assert version is not None
+    assert version.content_class == "executable"
+    assert json.loads(stored(version, "golden.json")) == json.loads(json.dumps(golden))
+    config = stored(version, "config.pbtxt")
+    assert b'name: "area" data_type: TYPE_FP64 dims: [ -1, 1 ]' in config
+    assert b'string_value: "columns"' in config
+    assert b"class TritonPythonModel" in stored(version, "model.py")
+    assert b"loader_module: mlflow.pyfunc.model" in stored(version, "mlflow/MLmodel")
+
+
 def test_without_an_example_there_are_no_golden_requests(
     mlflow: MlflowServer, turn: Turn, now: datetime
 ) -> None:

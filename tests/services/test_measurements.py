@@ -11,6 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from controlplane.fleet import measurements as service
 from controlplane.fleet.measurements import (
     KEEP,
+    KEEP_UNCOUNTED,
     AcceleratorGauges,
     Measurement,
     ModelCounts,
@@ -106,12 +107,19 @@ def test_a_day_later_it_is_forgotten_a_piece_at_a_time(
     for seq in range(1, 6):
         record(edge, measurement(seq), now=now)
     record(edge, measurement(6), now=now + timedelta(hours=1))
+    MeasuredInterval.objects.update(rolled_up_at=now)
     later = now + KEEP + timedelta(seconds=1)
 
     assert [prune_measurements(now=later) for _ in range(3)] == [4, 1, 0]
 
     assert [row.seq for row in measured_intervals(edge.site)] == [6]
     assert ModelMeasurement.objects.count() == 1
+
+
+def test_what_nobody_added_up_waits_a_day_more(edge: FakeAgent, now: datetime) -> None:
+    record(edge, measurement(), now=now)
+    assert prune_measurements(now=now + KEEP + timedelta(seconds=1)) == 0
+    assert prune_measurements(now=now + KEEP_UNCOUNTED + timedelta(seconds=1)) == 1
 
 
 def test_of_a_site_that_sends_without_measure_the_newest_are_kept(

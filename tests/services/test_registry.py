@@ -12,7 +12,7 @@ from controlplane.catalog.channels import move_channel
 from controlplane.catalog.models import Channel, ImportedVersion, RegistryLink, Version
 from controlplane.catalog.registry import Away, Refused, Unavailable
 from controlplane.catalog.registry.conversion import Converter
-from controlplane.catalog.registry.importing import MAX_ATTEMPTS, RESERVE_BYTES, Importer, _claim
+from controlplane.catalog.registry.importing import MAX_ATTEMPTS, RESERVE_BYTES, Importer
 from controlplane.catalog.registry.linking import (
     RegistryUnavailable,
     ask_for_reconcile,
@@ -241,16 +241,6 @@ def test_a_turn_that_ends_early_goes_on_from_what_it_has(
     assert looked(row).state == "imported"
     fetched = [call for call in registry.calls if call.startswith("open")]
     assert len(fetched) == len(set(fetched)) == 3
-
-
-def test_two_workers_never_import_the_same(registry: FakeRegistry, now: datetime) -> None:
-    link(now)
-    ask(registry, now)
-    first = _claim(now)
-    assert first is not None
-    assert _claim(now) is None
-    assert _claim(now + timedelta(minutes=29)) is None
-    assert _claim(now + timedelta(minutes=31)) is not None, "a worker that died"
 
 
 def test_without_room_it_waits(registry: FakeRegistry, now: datetime, tmp_path: Path) -> None:

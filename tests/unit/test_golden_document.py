@@ -1,6 +1,7 @@
 """Each rule on golden.json: its form, its bounds, its tolerances, and what it says of tensors."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,21 @@ class TestAgainstTheConfiguration:
         count = 2 if len(shape) == 1 else shape[0] * 2
         x = tensor("x", "BYTES", shape, ["a"] * count)
         assert (fields(document(request(inputs=[x])), view) == []) is right
+
+    @pytest.mark.parametrize(("batch", "dims"), [(0, (1, 2)), (4, (2,))])
+    @pytest.mark.parametrize(
+        ("shape", "right"), [((1, 2), True), ((7, 2), True), ((7, 3), False), ((2,), False)]
+    )
+    def test_all_responses_of_a_decoupled_model_lie_along_the_first_axis(
+        self, batch: int, dims: tuple[int, ...], shape: tuple[int, ...], right: bool
+    ) -> None:
+        view = ConfigView(
+            is_decoupled=True,
+            max_batch_size=batch,
+            outputs=(TensorConfig(place="", name="y", data_type="TYPE_FP32", dims=dims),),
+        )
+        y = tensor("y", shape=shape, data=range(math.prod(shape)))
+        assert (fields(document(request(outputs=[y])), view) == []) is right
 
 
 def tolerance(value: object, **more: Any) -> list[str]:

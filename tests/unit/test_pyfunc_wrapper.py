@@ -53,7 +53,16 @@ def stand_in(predict: Predict, loaded: list[str]) -> dict[str, ModuleType]:
 def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Loads the wrapper as the backend does, and asks it once."""
 
-    def run(predict: Predict, form: str, inputs: Any, outputs: Any, **given: Any) -> Any:
+    def run(
+        predict: Predict,
+        form: str,
+        inputs: Any,
+        outputs: Any,
+        *,
+        dims: tuple[int, ...] = (-1,),
+        max_batch_size: int = 0,
+        **given: Any,
+    ) -> Any:
         loaded: list[str] = []
         for name, module in stand_in(predict, loaded).items():
             monkeypatch.setitem(sys.modules, name, module)
@@ -63,8 +72,11 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         config = {
+            "max_batch_size": max_batch_size,
             "input": [{"name": name} for name in inputs],
-            "output": [{"name": name, "data_type": kind} for name, kind in outputs.items()],
+            "output": [
+                {"name": name, "data_type": kind, "dims": dims} for name, kind in outputs.items()
+            ],
             "parameters": {"waypost_inputs": {"string_value": form}},
         }
         model = module.TritonPythonModel()
@@ -98,6 +110,25 @@ def test_named_tensors_go_in_and_come_out_by_name(serve: Callable[..., Any]) -> 
     text, number = answer.output_tensors
     assert text.array.tolist() == [b"x", b"y"]
     assert number.array.tolist() == [2, 4]
+
+
+@pytest.mark.parametrize(("dims", "max_batch_size"), [((-1, 1), 0), ((1,), 8)])
+def test_a_column_comes_out_in_the_shape_that_its_configuration_says(
+    dims: tuple[int, ...], max_batch_size: int, serve: Callable[..., Any]
+) -> None:
+    """As seen of a table of pandas: its columns are flat."""
+    answer = serve(
+        lambda x: {"n": x["a"].reshape(-1) * 2, "t": ["x", "y"]},
+        "tensors",
+        ["a"],
+        {"n": "TYPE_FP32", "t": "TYPE_STRING"},
+        dims=dims,
+        max_batch_size=max_batch_size,
+        a=np.ones((2, 1), np.float32),
+    )
+    number, text = answer.output_tensors
+    assert number.array.tolist() == [[2.0], [2.0]]
+    assert text.array.tolist() == [[b"x"], [b"y"]]
 
 
 def test_one_bad_request_is_answered_by_an_error(serve: Callable[..., Any]) -> None:

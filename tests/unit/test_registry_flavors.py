@@ -107,8 +107,18 @@ def test_python_models_come_wrapped_and_only_with_golden_requests() -> None:
         "mlflow/code/a.py": "code/a.py",
         "golden.json": "golden.json",
     }
-    with pytest.raises(Refused, match="golden"):
+    with pytest.raises(Refused, match=r'artifacts=\{"golden": "golden\.json"\}'):
         chosen("MLmodel", "code/a.py", python_function=flavor)
+
+
+def test_an_artifact_of_a_python_model_may_be_its_golden_requests_and_stays_its_own() -> None:
+    recipe = chosen("MLmodel", "artifacts/golden.json", "artifacts/w.bin", python_function={})
+    assert recipe.placed == {
+        "mlflow/MLmodel": "MLmodel",
+        "mlflow/artifacts/golden.json": "artifacts/golden.json",
+        "mlflow/artifacts/w.bin": "artifacts/w.bin",
+        "golden.json": "artifacts/golden.json",
+    }
 
 
 def test_a_tag_chooses_among_flavors() -> None:

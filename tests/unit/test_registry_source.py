@@ -244,7 +244,9 @@ def file_server(
 
 
 def fetch(server: RegistryServer, folder: Path, keep_going: Any = lambda: True) -> Any:
-    fetcher = Fetcher(source=source_of(server), remote=REMOTE, folder=folder)
+    fetcher = Fetcher(
+        source=source_of(server), remote=REMOTE, folder=folder, still_mine=lambda: None
+    )
     return fetcher.fetch(FILE, keep_going), fetcher.place(FILE.path)
 
 

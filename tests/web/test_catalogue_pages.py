@@ -295,6 +295,9 @@ def test_a_registry_is_told_with_its_failures_and_looked_at_again(
     assert olga.post(f"/models/vad/links/{made.link.pk}/look/").status_code == 302
     made.link.refresh_from_db()
     assert made.link.wanted_at is not None
+    event = Event.objects.get(action="registry_link.look_asked")
+    assert (event.actor, event.object_id) == ("user:olga", "vad")
+    assert event.data["remote_name"] == "acme-vad"
 
     again = f"/models/vad/imports/{made.failed.pk}/again/"
     settings.WAYPOST_MLFLOW_URL = ""
@@ -338,6 +341,23 @@ def test_a_push_that_is_whole_and_not_finalised_says_so(olga: Client, now: datet
         digest = hashlib.sha256(data).hexdigest()
         store_blob(version=version, sha256=digest, stream=io.BytesIO(data), now=now)
     assert "the push is still to be finalised" in text_of(olga.get("/models/vad/1/"))
+
+
+def test_a_version_shows_every_number_that_its_bytes_have_in_a_registry(
+    olga: Client, made: Catalogue, now: datetime
+) -> None:
+    ImportedVersion.objects.create(
+        link=made.link, remote_version="9", state=ImportState.IMPORTED, version=made.waiting,
+        source_uri="models:/m-9", asked_by="user:olga", asked_at=now, finished_at=now,
+    )  # fmt: skip
+    html = text_of(olga.get("/models/vad/2/"))
+    for words in (
+        "acme-vad version 4 of mlflow",
+        "models:/m-1",
+        "acme-vad version 9",
+        "models:/m-9",
+    ):
+        assert words in html
 
 
 def test_a_yes_is_given_and_taken_back(olga: Client, made: Catalogue) -> None:

@@ -25,8 +25,6 @@ from waypost_agent.agent import Agent, make_centre
 from waypost_agent.centre import CentreProblem, CentreSilent
 from waypost_agent.clock import SystemClock
 from waypost_agent.config import DEFAULT_PATH, LOG_LEVELS, Config, check_url, load_config
-from waypost_agent.doctor import FAIL, check_all, check_document, check_lines
-from waypost_agent.doctor.gather import gather
 from waypost_agent.durable import make_folder
 from waypost_agent.errors import NO_SERVER, AgentError, AnswerError, ConfigError
 from waypost_agent.identity import Identity, Membership, token_sha256
@@ -198,6 +196,10 @@ def _tell(model: str, outcome: Outcome) -> int:
 
 def doctor(config_path: Path, *, as_json: bool) -> int:
     """Check everything this site needs; each finding with its cure."""
+    # It brings gRPC along, which an agent at peace has no use for.
+    from waypost_agent.doctor import FAIL, check_all, check_document, check_lines
+    from waypost_agent.doctor.gather import gather
+
     checks = check_all(*gather(config_path))
     if as_json:
         _print_json(check_document(checks))

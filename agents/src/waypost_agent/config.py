@@ -30,6 +30,8 @@ DEFAULT_PATH = Path("/etc/waypost/agent.toml")
 DRIFT = ("correct", "report")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _SERVER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+# All its numbers: a plan may ask for any of them.
+_TENSORRT = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){2,3}")
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _DAY = 86_400
 # The least of each whole number of [limits]. The serving version and the one before it always stay;
@@ -47,10 +49,11 @@ _LONGEST = {"scrub_first_seconds": 366 * _DAY, "scrub_every_seconds": 366 * _DAY
 
 @dataclass(frozen=True, kw_only=True)
 class TritonConfig:
-    """Where a Triton of this site is. `http_url` is reported, and asked by `doctor` alone. `user`
-    is the user it runs as (a name or a number), which only lets `doctor` say more. A version whose
-    backend is not in `backend_directory` is refused before it is loaded; `metrics_url` is where a
-    version on probation is counted."""
+    """Where a Triton of this site is. `http_url` is reported, and asked at peace where it says
+    the same as gRPC. `user` is the user it runs as (a name or a number), which only lets `doctor`
+    say more. A version whose backend is not in `backend_directory` is refused before it is loaded;
+    `metrics_url` is where a version on probation is counted. `tensorrt_version` is told to the
+    centre, which chooses builds by it: Triton itself does not say."""
 
     repository: Path
     grpc_url: str = "127.0.0.1:8001"
@@ -60,6 +63,7 @@ class TritonConfig:
     secret_file: Path | None = None
     user: str | None = None
     backend_directory: Path | None = None
+    tensorrt_version: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,12 +265,23 @@ def _triton(table: Mapping[str, Any], where: str, beside: Sequence[str]) -> Trit
         repository=_required_path(table, "repository", where),
         secret_file=_path(table, "secret_file", where),
         backend_directory=_path(table, "backend_directory", where),
+        tensorrt_version=_tensorrt_version(table, where),
         **{
             key: value
             for key in ("grpc_url", "http_url", "secret_key", "user", "metrics_url")
             if (value := _string(table, key, where)) is not None
         },
     )
+
+
+def _tensorrt_version(table: Mapping[str, Any], where: str) -> str | None:
+    value = _string(table, "tensorrt_version", where)
+    if value is not None and not _TENSORRT.fullmatch(value):
+        raise ConfigError(
+            f"{where}tensorrt_version: must be a version of three or four numbers such as "
+            f'"10.3.0", it is {value!r}'
+        )
+    return value
 
 
 def _download(document: Mapping[str, Any]) -> DownloadConfig:

@@ -1,21 +1,21 @@
 """Golden requests: reads them, and judges what a server answered against what it should.
 
-Pure but for numpy. Knows nothing of how a request is sent, nor of what follows from a verdict; how
-near an answer must come, `tolerances` says. The form of golden.json is in docs/protocol/README.md.
+Pure, and plain Python: numpy would stay in the memory of an agent that is idle for weeks. Knows
+nothing of how a request is sent, nor of what follows from a verdict; how near an answer must come,
+`tolerances` says. The form of golden.json is in docs/protocol/README.md.
 """
 
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from waypost_agent.errors import GOLDEN_MISMATCH, MANIFEST_INVALID, AnswerError, Permanent
 from waypost_agent.manifest import MAX_RECORD_BYTES
-from waypost_agent.ports import Array, Tensor
+from waypost_agent.ports import Tensor
 from waypost_agent.protocol import parse_json
 from waypost_agent.tolerances import Tolerance, parse_tolerance
 
@@ -27,21 +27,21 @@ MAX_NAME = 256
 MAX_LATENCY_MS = 86_400_000
 _SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
-# KServe v2 datatypes (Open Inference Protocol). BF16 has no type in numpy and is refused.
-_TYPES: dict[str, type[np.generic]] = {
-    "BOOL": np.bool_,
-    "INT8": np.int8,
-    "INT16": np.int16,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "UINT8": np.uint8,
-    "UINT16": np.uint16,
-    "UINT32": np.uint32,
-    "UINT64": np.uint64,
-    "FP16": np.float16,
-    "FP32": np.float32,
-    "FP64": np.float64,
-    "BYTES": np.object_,
+# KServe v2 datatypes (Open Inference Protocol) and how `struct` writes one. BF16 is refused.
+_CODES = {
+    "BOOL": "?",
+    "INT8": "b",
+    "INT16": "h",
+    "INT32": "i",
+    "INT64": "q",
+    "UINT8": "B",
+    "UINT16": "H",
+    "UINT32": "I",
+    "UINT64": "Q",
+    "FP16": "e",
+    "FP32": "f",
+    "FP64": "d",
+    "BYTES": "",
 }
 
 
@@ -79,7 +79,7 @@ def parse_golden(body: bytes) -> tuple[GoldenRequest, ...]:
     return tuple(_parse_request(entry, index) for index, entry in enumerate(requests))
 
 
-def compare(request: GoldenRequest, outputs: Mapping[str, Array]) -> None:
+def compare(request: GoldenRequest, outputs: Mapping[str, Tensor]) -> None:
     """Raises `Permanent` (`golden-mismatch`) naming the first output that is not as expected."""
     for expected in request.outputs:
         fault = _fault(expected, outputs.get(expected.tensor.name))
@@ -101,14 +101,14 @@ def require_speed(request: GoldenRequest, seconds: float, tries: int) -> None:
         )
 
 
-def _fault(expected: Expected, actual: Array | None) -> str | None:
-    want = expected.tensor.values
+def _fault(expected: Expected, actual: Tensor | None) -> str | None:
+    want = expected.tensor
     if actual is None:
         return "is not in the answer"
-    if tuple(actual.shape) != tuple(want.shape):
+    if actual.shape != want.shape:
         return f"has the shape {list(actual.shape)}, expected is {list(want.shape)}"
-    if expected.tensor.datatype != "BYTES" and actual.dtype != want.dtype:
-        return f"has the type {actual.dtype}, expected is {want.dtype}"
+    if actual.datatype != want.datatype:
+        return f"has the type {actual.datatype}, expected is {want.datatype}"
     return expected.tolerance.fault(want, actual)
 
 
@@ -146,9 +146,7 @@ def _parse_expected(entry: object, where: str) -> Expected:
     tensor = _parse_tensor(entry, where)
     assert isinstance(entry, dict)  # else it is no tensor
     try:
-        tolerance = parse_tolerance(
-            entry.get("tolerance", {}), tensor.datatype, tuple(tensor.values.shape)
-        )
+        tolerance = parse_tolerance(entry.get("tolerance", {}), tensor.datatype, tensor.shape)
     except ValueError as error:
         raise _invalid(f"{where}.tolerance{error}") from error
     return Expected(tensor=tensor, tolerance=tolerance)
@@ -160,8 +158,8 @@ def _parse_tensor(entry: object, where: str) -> Tensor:
     if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
         raise _invalid(f"{where}.name must be 1 to {MAX_NAME} characters that can be printed")
     datatype, shape, data = entry.get("datatype"), entry.get("shape"), entry.get("data")
-    if not isinstance(datatype, str) or datatype not in _TYPES:
-        raise _invalid(f"{where}.datatype must be one of {', '.join(_TYPES)}")
+    if not isinstance(datatype, str) or datatype not in _CODES:
+        raise _invalid(f"{where}.datatype must be one of {', '.join(_CODES)}")
     if not isinstance(shape, list) or not all(
         isinstance(size, int) and not isinstance(size, bool) and 0 <= size <= MAX_RECORD_BYTES
         for size in shape
@@ -171,17 +169,18 @@ def _parse_tensor(entry: object, where: str) -> Tensor:
         raise _invalid(f"{where}.shape has {len(shape)} axes, at most {MAX_AXES} are allowed")
     if not isinstance(data, list) or len(data) != math.prod(shape):
         raise _invalid(f"{where}.data must be a flat list of {math.prod(shape)} values")
-    return Tensor(name=name, datatype=datatype, values=_array(datatype, shape, data, where))
+    values = _values(datatype, data, where)
+    return Tensor(name=name, datatype=datatype, shape=tuple(shape), values=values)
 
 
-def _array(datatype: str, shape: list[int], data: list[Any], where: str) -> Array:
-    kind = np.dtype(_TYPES[datatype])
+def _values(datatype: str, data: list[Any], where: str) -> tuple[Any, ...]:
+    """As the datatype holds them: a number that it lacks becomes the nearest one it has."""
     try:
         if datatype == "BYTES":
-            return np.array([_encode(value) for value in data], dtype=np.object_).reshape(shape)
-        with np.errstate(over="raise"):  # numpy would take what is too large for an infinity
-            return np.array([_number(value, kind) for value in data], dtype=kind).reshape(shape)
-    except (TypeError, ValueError, OverflowError, FloatingPointError) as error:
+            return tuple(_encode(value) for value in data)
+        form = f"<{len(data)}{_CODES[datatype]}"
+        return struct.unpack(form, struct.pack(form, *(_number(each, datatype) for each in data)))
+    except (TypeError, ValueError, OverflowError, struct.error) as error:
         raise _invalid(f"{where}.data does not hold {datatype} values: {error}") from error
 
 
@@ -191,16 +190,17 @@ def _encode(value: object) -> bytes:
     return value.encode()
 
 
-def _number(value: object, kind: np.dtype[Any]) -> Any:
-    if kind.kind == "b":
+def _number(value: object, datatype: str) -> Any:
+    if datatype == "BOOL":
         if not isinstance(value, bool):
             raise TypeError("a BOOL value must be true or false")
         return value
-    if kind.kind == "f" and isinstance(value, str) and value in _SPECIAL:
+    is_float = datatype.startswith("FP")
+    if is_float and isinstance(value, str) and value in _SPECIAL:
         return _SPECIAL[value]
     if isinstance(value, float) and not math.isfinite(value):
         raise OverflowError("a number is too large; an infinity is written as a string")
-    wanted: Any = int | float if kind.kind == "f" else int
+    wanted: Any = int | float if is_float else int
     if isinstance(value, bool) or not isinstance(value, wanted):
         raise TypeError(f"{value!r:.40} is not one")
     return value

@@ -56,8 +56,8 @@ def reported_facts(
 def server_facts(
     server: ServerConfig, *, live: bool, version: str | None, extensions: frozenset[str] | None
 ) -> dict[str, Any]:
-    """One Triton of the site. Its backends are known where its configuration says where they lie;
-    its extensions while it answers."""
+    """One Triton of the site. Its backends are known where its configuration says where they lie,
+    its TensorRT where it says which one; its extensions while it answers."""
     return {
         "name": server.name,
         "live": live,
@@ -66,6 +66,7 @@ def server_facts(
         "models": None if server.models is None else list(server.models),
         "extensions": None if extensions is None else sorted(extensions)[:_MOST_NAMES],
         "backends": backends_in(server.triton.backend_directory),
+        "tensorrt": server.triton.tensorrt_version,
     }
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from waypost_agent import protocol as p
-from waypost_agent.board import Board, Refusal
+from waypost_agent.board import Board, Refusal, Snapshot
 from waypost_agent.centre import Centre, CentreAnswer, CentreProblem, CentreSilent
 from waypost_agent.clock import Clock
 from waypost_agent.config import Timeouts
@@ -26,7 +26,10 @@ from waypost_agent.report_body import is_settled, report_body
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
-_INVENTORY_SECONDS = 300.0
+_INVENTORY_SECONDS = 300.0  # after which it is looked at again, and told where it changed
+_FULL_REPORT_SECONDS = 900.0  # after which it is told in any case
+# What changes at each look, and is of no hurry.
+_DRIFTING = frozenset({"disk_free_bytes", "network"})
 _LONGEST_RETRY_AFTER = 3600.0
 _SHORTEST_PAUSE_SECONDS = 0.1
 _AFTER_POLL_SECONDS = 1.0  # a report is due so soon after a poll that does not stand for it
@@ -72,6 +75,10 @@ class Link:
         self._poll_at = 0.0
         self._report_at = 0.0
         self._inventory_at = 0.0
+        self._full_report_at = 0.0
+        self._told_inventory: dict[str, Any] = {}
+        self._told_servers: object = None
+        self._takes_compressed = False
         self._silent_until = 0.0
         self._failures = 0
         self._reported_changes = -1
@@ -145,11 +152,14 @@ class Link:
             self._deliveries.send(self._send_measurement)
 
     def _send_measurement(self, interval: Mapping[str, Any]) -> CentreAnswer:
-        return self._authorised(
+        answer = self._authorised(
             lambda session: self._centre.post_compressed(
                 "measurements", interval, token=session.token
             )
         )
+        # A centre that unpacks one body unpacks any; older ones know no measurements.
+        self._takes_compressed = True
+        return answer
 
     def _has_cause(self) -> bool:
         """Whether something on the board is worth a call of the centre before the time."""
@@ -197,7 +207,8 @@ class Link:
         share = self._uniform(0.5, 0.8)
         lifetime = max(share * session.expires_seconds, _SHORTEST_SESSION_SECONDS)
         self._renew_at = self._clock.monotonic() + lifetime
-        self._inventory_at = 0.0
+        self._inventory_at = self._full_report_at = 0.0
+        self._takes_compressed = False  # it may be another centre by now
         self._board.set_token(session.token)
         _log.info("session %d with the centre", session.session_counter)
         return session
@@ -245,11 +256,20 @@ class Link:
         if (
             self._taken_seq is None
             or snapshot.changes != self._reported_changes
-            or self._clock.monotonic() >= self._inventory_at
             or not is_settled(snapshot)
+            or self._has_inventory_news(snapshot)
         ):
             return None
         return str(self._taken_seq)
+
+    def _has_inventory_news(self, snapshot: Snapshot) -> bool:
+        now = self._clock.monotonic()
+        if now < self._inventory_at and snapshot.servers == self._told_servers:
+            return False
+        if now < self._full_report_at and _lasting(self._inventory()) == self._told_inventory:
+            self._inventory_at, self._told_servers = now + _INVENTORY_SECONDS, snapshot.servers
+            return False
+        return True
 
     def _schedule_poll(self, answer: CentreAnswer) -> None:
         told = p.parse_poll_seconds(answer.headers.get("Waypost-Poll-Seconds"))
@@ -306,8 +326,7 @@ class Link:
         made = p.Moment(boot_id=self._clock.boot_id(), uptime_seconds=self._clock.boottime())
         snapshot = self._board.snapshot()
         now = self._clock.monotonic()
-        with_inventory = now >= self._inventory_at
-        inventory = self._inventory() if with_inventory else None
+        inventory = self._inventory() if self._has_inventory_news(snapshot) else None
 
         def send(session: Session) -> CentreAnswer:
             self._seq += 1
@@ -318,6 +337,8 @@ class Link:
                 made=made,
                 inventory=inventory,
             )
+            if self._takes_compressed:
+                return self._centre.post_compressed("report", document, token=session.token)
             return self._centre.post("report", document, token=session.token)
 
         self._report_at = now + self._poll_seconds * self._uniform(0.8, 1.2)
@@ -336,9 +357,15 @@ class Link:
         self._reported_changes = snapshot.changes
         if not answer.duplicate and not answer.superseded:
             self._taken_seq = self._seq
-        if with_inventory:
+        if inventory is not None:
+            self._told_inventory, self._told_servers = _lasting(inventory), snapshot.servers
             self._inventory_at = now + _INVENTORY_SECONDS
+            self._full_report_at = now + _FULL_REPORT_SECONDS
         held = self._board.desired()
         newer = held is None or (answer.epoch, answer.generation) > held.pair
         if answer.superseded or (newer and answer.generation > 0 and not snapshot.refusal):
             self._poll_at = now
+
+
+def _lasting(inventory: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in inventory.items() if key not in _DRIFTING}

@@ -143,8 +143,8 @@ class Loop:
         try:
             return self.cycle()
         except OSError as error:
-            # A look at a disk that fails; a step that fails has its own, better words.
-            _log.error("the disk failed while looking: %s", error)
+            # A look at a disk, say; a step that fails has its own, better words.
+            _log.error("a look failed: %s", error)
             return self._parts.timeouts.observe_seconds
 
     def cycle(self) -> float:

@@ -126,6 +126,12 @@ class MeasuredCentre(Centre):
         with self._timed(path):
             return super().post(path, document, token=token)
 
+    def post_compressed(
+        self, path: str, document: Mapping[str, Any], *, token: str
+    ) -> CentreAnswer:
+        with self._timed(path):
+            return super().post_compressed(path, document, token=token)
+
     @contextmanager
     def stream(
         self, path: str, *, token: str | None, headers: Mapping[str, str]

@@ -117,8 +117,9 @@ class ModelControl:
         tries = 1 if request.max_latency_ms is None else _SPEED_TRIES
         for _ in range(tries):
             began = self._clock.monotonic()
-            self._ask(request, name, version, code, expected)
-            fastest = min(fastest, self._clock.monotonic() - began)
+            measured = self._ask(request, name, version, code, expected)
+            took = self._clock.monotonic() - began if measured is None else measured
+            fastest = min(fastest, took)
             if request.max_latency_ms is None or fastest * 1000 <= request.max_latency_ms:
                 return
         require_speed(request, fastest, tries)
@@ -130,7 +131,8 @@ class ModelControl:
         version: str | None,
         code: str,
         expected: str | None,
-    ) -> None:
+    ) -> float | None:
+        """In how many seconds it answered well, where the client measured that."""
         outputs = [output.tensor.name for output in request.outputs]
         try:
             answer = self._triton.infer(name, version, request.inputs, outputs)
@@ -143,3 +145,4 @@ class ModelControl:
                 e.WORKING, f"version {answer.version} answered where {expected} is ready"
             )
         compare(request, answer.outputs)
+        return answer.seconds

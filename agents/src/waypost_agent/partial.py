@@ -10,6 +10,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from waypost_agent.chunk_map import Chunk
@@ -18,6 +19,9 @@ from waypost_agent.errors import Paused
 from waypost_agent.manifest import ManifestFile
 
 _READ_BYTES = 1 << 20
+# A piece of this size is hashed while it is written: hashing alone takes longer than the rest.
+_BESIDE_BYTES = 1 << 18
+_MOST_THREADS = 8  # one for each connection, begun as they are needed
 
 
 class Mismatch(Exception):
@@ -64,6 +68,7 @@ class Partial:
         if self.path.is_symlink():
             self.path.unlink()
         self._descriptor = os.open(self.path, flags, 0o644)
+        self._threads = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="hash")
         try:
             if self._left_as is not None and self._state() != self._left_as:
                 self._forget()  # not as it was left: nothing is known of it any more
@@ -78,6 +83,7 @@ class Partial:
             raise
 
     def close(self) -> None:
+        self._threads.shutdown()
         self._left_as = self._state()
         os.close(self._descriptor)
         self._descriptor = -1
@@ -165,10 +171,15 @@ class Partial:
         `OSError`."""
         while data:
             at = self.chunks[index].offset + self._arrived[index]
+            hashing = self._hash_beside(index, data)
             written = os.pwrite(self._descriptor, data, at)
             with self._lock:
                 self.unsynced_bytes += written
-            self._take(index, data[:written])
+            if hashing is not None and written == len(data):
+                self._hashers[index] = hashing.result()
+                self._count(index, written)
+            else:
+                self._take(index, data[:written])
             data = data[written:]
 
     def check(self, should_pause: Callable[[], bool]) -> None:
@@ -183,14 +194,24 @@ class Partial:
         if (found := self._whole.hexdigest()) != self.file.sha256:
             raise Mismatch(f"has the sha256 {found}, the manifest says {self.file.sha256}", index=0)
 
+    def _hash_beside(self, index: int, data: memoryview) -> Future[hashlib._Hash] | None:
+        """The hash of the chunk with these bytes, which may yet fail to be written, so it is of a
+        copy; None where it is not worth a thread's turn."""
+        if len(data) < _BESIDE_BYTES:
+            return None
+        return self._threads.submit(_hashed, self._hasher(index).copy(), data)
+
+    def _hasher(self, index: int) -> hashlib._Hash:
+        return self._hashers.setdefault(index, hashlib.sha256())
+
     def _take(self, index: int, data: memoryview) -> None:
-        hasher = self._hashers.get(index)
-        if hasher is None:
-            hasher = self._hashers[index] = hashlib.sha256()
-        hasher.update(data)
-        self._arrived[index] += len(data)
+        self._hasher(index).update(data)
+        self._count(index, len(data))
+
+    def _count(self, index: int, count: int) -> None:
+        self._arrived[index] += count
         with self._lock:
-            self.received += len(data)
+            self.received += count
         if not self.is_missing(index):
             self._compare(index, self._hashers.pop(index).hexdigest())
 
@@ -213,3 +234,8 @@ class Partial:
             f"has a piece {index} with the sha256 {found}, it should have {chunk.sha256}",
             index=index,
         )
+
+
+def _hashed(hasher: hashlib._Hash, data: memoryview) -> hashlib._Hash:
+    hasher.update(data)
+    return hasher

@@ -10,10 +10,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-Array = npt.NDArray[Any]
 Checkpoint = Callable[[str], None]
 Config = dict[str, Any]
 
@@ -39,19 +35,23 @@ Index = Mapping[str, Mapping[str, VersionState]]
 
 @dataclass(frozen=True, kw_only=True)
 class Tensor:
-    """A named tensor with its KServe v2 datatype."""
+    """A named tensor with its KServe v2 datatype: `values` flat and row-major, in Python's own
+    numbers, which are those of the datatype; bytes for BYTES."""
 
     name: str
     datatype: str
-    values: Array
+    shape: tuple[int, ...]
+    values: tuple[Any, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a model answered: the version that did, and its outputs by name."""
+    """What a model answered: the version that did, its outputs by name, and in how many seconds as
+    its client saw it (None: not measured there)."""
 
     version: str
-    outputs: Mapping[str, Array]
+    outputs: Mapping[str, Tensor]
+    seconds: float | None = None
 
 
 class LoadTimedOut(Exception):
@@ -139,8 +139,3 @@ class MapSource(Protocol):
         Raises `Retryable` when nobody answers.
         """
         ...
-
-
-def flat(values: Array) -> Array:
-    """The values in row-major order, in one dimension."""
-    return np.asarray(values).reshape(-1)

@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from waypost_agent.board import Board
 from waypost_agent.centre import Blobs, Centre
@@ -29,9 +30,13 @@ from waypost_agent.protocol import ModelReport
 from waypost_agent.rollback import RollbackDesk
 from waypost_agent.said import Said
 from waypost_agent.store import Store
-from waypost_agent.triton import PbtxtCodec, Triton
+from waypost_agent.triton_look import HttpLook
 from waypost_agent.triton_metrics import TritonMetrics
+from waypost_agent.triton_remote import RemoteTriton, TritonProcess
 from waypost_agent.trust import make_trust
+
+if TYPE_CHECKING:
+    from waypost_agent.triton import Triton
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +65,7 @@ class Server:
         self.name = server.name
         self.clock = clock
         self.journal = make_journal(server.state_dir)
-        self._triton = make_triton(config, server)
+        self._triton = make_remote(config, server, clock)
         self._said = Said(server.state_dir, clock)
         self._say_aloud = shared.say
         store = make_store(config, server)
@@ -70,7 +75,7 @@ class Server:
         self.loop = Loop(
             Parts(
                 triton=self._triton,
-                codec=PbtxtCodec(),
+                codec=self._triton,
                 store=store,
                 journal=self.journal,
                 blobs=MirroredBlobs(blobs, shared.mirrors),
@@ -116,13 +121,31 @@ def make_journal(state_dir: Path) -> Journal:
 
 
 def make_triton(config: Config, server: ServerConfig) -> Triton:
-    return Triton(
-        url=server.triton.grpc_url,
-        secret_key=server.triton.secret_key,
-        secret_file=server.triton.secret_file,
-        call_timeout_seconds=config.timeouts.call_timeout_seconds,
-        infer_timeout_seconds=config.timeouts.infer_timeout_seconds,
+    """For a command that asks once, in its own process."""
+    from waypost_agent.triton import Triton  # what it brings along is not for an agent at peace
+
+    return Triton(**_options(config, server))
+
+
+def make_remote(config: Config, server: ServerConfig, clock: Clock) -> RemoteTriton:
+    """For an agent, which stays."""
+    its = server.triton
+    return RemoteTriton(
+        TritonProcess(**_options(config, server)),
+        HttpLook(url=its.http_url, secret_key=its.secret_key, secret_file=its.secret_file),
+        clock=clock,
+        timeouts=config.timeouts,
     )
+
+
+def _options(config: Config, server: ServerConfig) -> dict[str, Any]:
+    return {
+        "url": server.triton.grpc_url,
+        "secret_key": server.triton.secret_key,
+        "secret_file": server.triton.secret_file,
+        "call_timeout_seconds": config.timeouts.call_timeout_seconds,
+        "infer_timeout_seconds": config.timeouts.infer_timeout_seconds,
+    }
 
 
 def make_store(config: Config, server: ServerConfig) -> Store:

@@ -1,19 +1,19 @@
 """How near an output must come to the expected one: reads a tolerance, and judges by it.
 
-Pure but for numpy. Knows nothing of documents and requests. The rules are in
-docs/protocol/README.md, and as a table of cases in docs/protocol/golden-tolerances.json.
+Pure, and plain Python. Knows nothing of documents and requests, and takes two tensors of one shape
+and datatype. The rules are in docs/protocol/README.md, and as a table of cases in
+docs/protocol/golden-tolerances.json.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from waypost_agent.ports import Array, flat
+from waypost_agent.ports import Tensor
 
 MAX_TOP_K = 1000
 # What rounding in double precision may take from the cosine of a vector with itself.
@@ -31,16 +31,27 @@ class Near:
     absolute: float = 0.0
     relative: float = 0.0
 
-    def fault(self, want: Array, have: Array) -> str | None:
-        return _differing(_within(self, want, have), want, have)
+    def fault(self, want: Tensor, have: Tensor) -> str | None:
+        return _differing(self._is_near, want, have)
+
+    def _is_near(self, want: Any, have: Any) -> bool:
+        """Not-a-number equals only itself, an infinity its own sign."""
+        if want == have or (want != want and have != have):
+            return True
+        if isinstance(want, bytes) or not (self.absolute or self.relative):
+            return False
+        wide, found = float(want), float(have)
+        if not (math.isfinite(wide) and math.isfinite(found)):
+            return False
+        return abs(found - wide) <= self.absolute + self.relative * abs(wide)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exact:
     """Each value has the same bits; not-a-number equals not-a-number."""
 
-    def fault(self, want: Array, have: Array) -> str | None:
-        return _differing(_same(want, have), want, have)
+    def fault(self, want: Tensor, have: Tensor) -> str | None:
+        return _differing(_is_same, want, have)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +60,8 @@ class Cosine:
 
     least: float
 
-    def fault(self, want: Array, have: Array) -> str | None:
-        found = cosine(want, have)
+    def fault(self, want: Tensor, have: Tensor) -> str | None:
+        found = cosine(want.values, have.values)
         if found >= self.least - _ROUNDING:  # false for not-a-number
             return None
         return f"has the cosine {found:.9g} to the expected one, at least {self.least:g} is asked"
@@ -62,10 +73,10 @@ class TopK:
 
     count: int
 
-    def fault(self, want: Array, have: Array) -> str | None:
+    def fault(self, want: Tensor, have: Tensor) -> str | None:
         wanted, found = (_rows(each) for each in (want, have))
         for row, (theirs, ours) in enumerate(zip(wanted, found, strict=True)):
-            if np.isnan(theirs).any() or np.isnan(ours).any():
+            if any(map(math.isnan, (*theirs, *ours))):
                 return f"holds not-a-number in row {row}, which has no order"
             order, our_order = (_largest(each, self.count) for each in (theirs, ours))
             if order != our_order:
@@ -107,18 +118,21 @@ def parse_tolerance(value: object, datatype: str, shape: tuple[int, ...]) -> Tol
     raise ValueError(f" has {named:.100}; it must be exactly one of {_KINDS}")
 
 
-def cosine(want: Array, have: Array) -> float:
+def cosine(want: Sequence[float], have: Sequence[float]) -> float:
     """In double precision. Two vectors of zeros have 1, one of them 0; not-a-number or an infinity
     anywhere gives not-a-number."""
-    one, other = (flat(each).astype(np.float64) for each in (want, have))
-    if not (np.isfinite(one).all() and np.isfinite(other).all()):
+    one, other = ([float(value) for value in each] for each in (want, have))
+    if not all(map(math.isfinite, (*one, *other))):
         return math.nan
-    longest = [float(np.abs(each).max(initial=0.0)) for each in (one, other)]
+    longest = [max(map(abs, each), default=0.0) for each in (one, other)]
     if 0.0 in longest:
         return 1.0 if longest == [0.0, 0.0] else 0.0
     # Scaled first: squares of large values have no place in a double.
-    one, other = one / longest[0], other / longest[1]
-    return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
+    one, other = (
+        [value / most for value in each] for each, most in zip((one, other), longest, strict=True)
+    )
+    dot = math.fsum(a * b for a, b in zip(one, other, strict=True))
+    return dot / (math.hypot(*one) * math.hypot(*other))
 
 
 def _parse_top_k(count: object, datatype: str, shape: tuple[int, ...]) -> TopK:
@@ -158,57 +172,42 @@ def _is_number(value: object) -> bool:
         return False
 
 
-def _differing(right: Array, want: Array, have: Array) -> str | None:
-    wrong = np.flatnonzero(~right)
-    if wrong.size == 0:
+def _differing(is_right: Callable[[Any, Any], bool], want: Tensor, have: Tensor) -> str | None:
+    pairs = zip(want.values, have.values, strict=True)
+    wrong = [place for place, (one, other) in enumerate(pairs) if not is_right(one, other)]
+    if not wrong:
         return None
-    first = int(wrong[0])
+    wanted, found = _told_apart(want.values[wrong[0]], have.values[wrong[0]])
     return (
-        f"is {flat(have)[first]!s:.60} at position {first} where {flat(want)[first]!s:.60} was "
-        f"expected ({wrong.size} of {want.size} values differ)"
+        f"is {found} at position {wrong[0]} where {wanted} was "
+        f"expected ({len(wrong)} of {len(want.values)} values differ)"
     )
 
 
-def _within(tolerance: Near, wanted: Array, found: Array) -> Array:
-    """Per value, in row-major order. Not-a-number equals only itself, an infinity its own sign."""
-    want, have = flat(wanted), flat(found)
-    if want.dtype == np.object_:
-        return _same_texts(want, have)
-    if tolerance.absolute == 0 and tolerance.relative == 0 and want.dtype.kind != "f":
-        return np.asarray(have == want)
-    wide, wide_have = want.astype(np.float64), have.astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):
-        allowed = tolerance.absolute + tolerance.relative * np.abs(wide)
-        near = np.isfinite(wide_have) & np.isfinite(wide) & (np.abs(wide_have - wide) <= allowed)
-    return np.asarray(near | (wide_have == wide) | (np.isnan(wide_have) & np.isnan(wide)))
+def _told_apart(want: Any, have: Any) -> tuple[str, str]:
+    """Floats with no more digits than it takes: those of a narrow type are not short in Python."""
+    for digits in range(6, 18):
+        one, other = (
+            str(float(f"{each:.{digits}g}")) if isinstance(each, float) else f"{each!s:.60}"
+            for each in (want, have)
+        )
+        if one != other:
+            break
+    return one, other
 
 
-def _same(wanted: Array, found: Array) -> Array:
-    want, have = flat(wanted), flat(found)
-    if want.dtype == np.object_:
-        return _same_texts(want, have)
-    same = np.asarray(have == want)
-    if want.dtype.kind != "f":
-        return same
+def _is_same(want: Any, have: Any) -> bool:
+    if want != have:
+        return bool(want != want and have != have)
     # Zero has two signs, and they compare equal.
-    same = same & (np.signbit(have) == np.signbit(want))
-    return np.asarray(same | (np.isnan(have) & np.isnan(want)))
+    return not isinstance(want, float) or math.copysign(1.0, want) == math.copysign(1.0, have)
 
 
-def _same_texts(want: Array, have: Array) -> Array:
-    return np.array([_text(a) == _text(b) for a, b in zip(have, want, strict=True)], dtype=bool)
+def _rows(tensor: Tensor) -> list[tuple[Any, ...]]:
+    width = tensor.shape[-1]
+    return [tensor.values[at : at + width] for at in range(0, len(tensor.values), width)]
 
 
-def _text(value: Any) -> bytes:
-    return value if isinstance(value, bytes) else str(value).encode()
-
-
-def _rows(values: Array) -> Array:
-    return np.asarray(values).reshape(-1, np.asarray(values).shape[-1])
-
-
-def _largest(row: Array, count: int) -> list[int]:
+def _largest(row: Sequence[Any], count: int) -> list[int]:
     """The places of the largest values, largest first; of equal ones the lower place first."""
-    # Of the row turned round, a stable order that rises ends with the largest, lower places last.
-    rising = np.argsort(row[::-1], kind="stable")
-    return [int(row.size - 1 - place) for place in rising[::-1][:count]]
+    return heapq.nlargest(count, range(len(row)), key=row.__getitem__)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
-import numpy as np
 import tritonclient.grpc as client
 from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
@@ -32,6 +33,8 @@ from waypost_agent.ports import (
     Tensor,
     VersionState,
 )
+from waypost_agent.triton_stream import Streamed
+from waypost_agent.triton_tensors import array_of, tensor_of
 
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -47,6 +50,8 @@ _CHANNEL = [
 ]
 _GONE = {"StatusCode.UNAVAILABLE", "StatusCode.UNKNOWN", "StatusCode.CANCELLED"}
 _LATE = "StatusCode.DEADLINE_EXCEEDED"
+# To a request for one answer of a decoupled model, before the model hears of it.
+_UNSUPPORTED = "StatusCode.UNIMPLEMENTED"
 
 
 class Triton:
@@ -108,28 +113,61 @@ class Triton:
     def infer(
         self, model: str, version: str | None, inputs: Sequence[Tensor], outputs: Sequence[str]
     ) -> Answer:
-        sent = [_infer_input(tensor) for tensor in inputs]
-        wanted = [client.InferRequestedOutput(name) for name in outputs]
+        asked = {
+            "model_name": model,
+            "model_version": version or "",
+            "inputs": [_infer_input(tensor) for tensor in inputs],
+            "outputs": [client.InferRequestedOutput(name) for name in outputs],
+        }
         timeout = self._infer_timeout_seconds
+        late = InferenceRefused(f"no answer within {timeout:g} s")
+        began = time.monotonic()  # a bound on the answer's time does not mean our own conversions
         try:
             result = self._call(
-                lambda c, kw: c.infer(
-                    model,
-                    sent,
-                    model_version=version or "",
-                    outputs=wanted,
-                    **{**kw, "client_timeout": timeout},
-                ),
-                late=InferenceRefused(f"no answer within {timeout:g} s"),
+                lambda c, kw: c.infer(**asked, **{**kw, "client_timeout": timeout}), late=late
             )
         except InferenceServerException as error:
+            if str(error.status()) == _UNSUPPORTED:
+                return self._infer_streamed(asked, outputs)
             raise InferenceRefused(_message(error)) from error
+        seconds = time.monotonic() - began
         return Answer(
             version=result.get_response().model_version,
             outputs={
-                name: array for name in outputs if (array := result.as_numpy(name)) is not None
+                name: tensor_of(name, array)
+                for name in outputs
+                if (array := result.as_numpy(name)) is not None
             },
+            seconds=seconds,
         )
+
+    def _infer_streamed(self, asked: dict[str, Any], outputs: Sequence[str]) -> Answer:
+        """Of a decoupled model: all that it says until it says that it is done, as one answer."""
+        timeout, streamed = self._infer_timeout_seconds, Streamed()
+        late = InferenceRefused(f"its answer has no end within {timeout:g} s")
+
+        def ask(connected: Any, options: dict[str, Any]) -> Answer:
+            began = time.monotonic()
+            connected.start_stream(
+                streamed.take, stream_timeout=timeout, headers=options["headers"]
+            )
+            try:
+                connected.async_stream_infer(**asked, enable_empty_final_response=True)
+                is_whole = streamed.done.wait(timeout)
+                seconds = time.monotonic() - began
+            finally:
+                # Not cancelled, which would leave a thread of gRPC's behind; the deadline ends it.
+                connected.stop_stream()
+            if streamed.error is not None:
+                raise streamed.error
+            if not is_whole:
+                raise late
+            return replace(streamed.answer(outputs), seconds=seconds)
+
+        try:
+            return self._call(ask, late=late)
+        except InferenceServerException as error:
+            raise InferenceRefused(_message(error)) from error
 
     def _ask(self, ask: Callable[[Any, dict[str, Any]], _Result]) -> _Result:
         """Ask what has no bad outcome: an error of any kind may pass by itself."""
@@ -198,9 +236,8 @@ class PbtxtCodec:
 
 
 def _infer_input(tensor: Tensor) -> Any:
-    values = np.ascontiguousarray(tensor.values)
-    sent = client.InferInput(tensor.name, list(tensor.values.shape), tensor.datatype)
-    sent.set_data_from_numpy(values.reshape(tensor.values.shape))
+    sent = client.InferInput(tensor.name, list(tensor.shape), tensor.datatype)
+    sent.set_data_from_numpy(array_of(tensor))
     return sent
 
 

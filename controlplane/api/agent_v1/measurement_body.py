@@ -1,5 +1,9 @@
-"""A measurement as it arrives, checked field by field, into the value the service takes."""
+"""A measurement as it arrives, checked field by field, into the value the service takes.
 
+Decides what is absurd: more than any machine could have counted in that time. One such counter
+would spoil every sum that it is added to, so the interval is refused whole."""
+
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -15,15 +19,19 @@ MAX_ACCELERATORS = 64
 MAX_BUCKETS = 64
 _DAYS_100 = 100 * 86_400
 # Far beyond any machine, and small enough that sums of them stay numbers.
-_MOST = 1e15
+_MOST = 10**15
+MOST_REQUESTS_PER_SECOND = 1_000_000
+MOST_WATTS = 100_000
+LONGEST_REQUEST_US = 86_400 * 1_000_000
+_TIMES = ("request_us", "queue_us", "compute_input_us", "compute_infer_us", "compute_output_us")
 
 
-def _count(**options: Any) -> serializers.IntegerField:
-    return serializers.IntegerField(min_value=0, max_value=BIGINT, **options)
+def _count(most: int = _MOST, **options: Any) -> serializers.IntegerField:
+    return serializers.IntegerField(min_value=0, max_value=most, **options)
 
 
-def _optional_count() -> serializers.IntegerField:
-    return _count(allow_null=True, default=None)
+def _optional_count(most: int = _MOST) -> serializers.IntegerField:
+    return _count(most, allow_null=True, default=None)
 
 
 def _optional_number(**options: Any) -> serializers.FloatField:
@@ -76,14 +84,14 @@ class _Accelerator(serializers.Serializer[Any]):
     utilization = _optional_number(max_value=1)
     memory_used_bytes = _optional_count()
     memory_total_bytes = _optional_count()
-    power_watts = _optional_number()
+    power_watts = _optional_number(max_value=MOST_WATTS)
     energy_joules = _optional_number()
-    temperature_celsius = _optional_number(min_value=-273.15)
+    temperature_celsius = _optional_number(min_value=-273.15, max_value=1000)
 
 
 class _Measurement(serializers.Serializer[Any]):
     boot_id = serializers.CharField(max_length=64)
-    seq = _count()
+    seq = _count(BIGINT)
     seconds = serializers.FloatField(min_value=0.001, max_value=MAX_SECONDS)
     age_seconds = serializers.FloatField(min_value=0, max_value=_DAYS_100)
     dropped = serializers.IntegerField(min_value=0, max_value=2**31 - 1, default=0)
@@ -102,6 +110,39 @@ class _Measurement(serializers.Serializer[Any]):
         if len({entry["uuid"] for entry in accelerators}) != len(accelerators):
             raise serializers.ValidationError("names an accelerator twice")
         return accelerators
+
+    def validate(self, attrs: Any) -> Any:
+        faults = {
+            "models": [dict(_absurd(entry, attrs["seconds"])) for entry in attrs["models"]],
+            "accelerators": [
+                {"energy_joules": [f"is more than {MOST_WATTS:,} watts would be in that time"]}
+                if (entry["energy_joules"] or 0) > attrs["seconds"] * MOST_WATTS
+                else {}
+                for entry in attrs["accelerators"]
+            ],
+        }
+        if any(any(each) for each in faults.values()):
+            raise serializers.ValidationError(
+                {key: each for key, each in faults.items() if any(each)}
+            )
+        return attrs
+
+
+def _absurd(entry: Mapping[str, Any], seconds: float) -> Iterator[tuple[str, list[str]]]:
+    """Faults by field."""
+    most = seconds * MOST_REQUESTS_PER_SECOND + 1
+    latency = entry["latency_ms"]
+    counts = {
+        "requests": entry["requests"],
+        "batch_executions": entry["batch_executions"] or 0,
+        "latency_ms": sum(latency["counts"]) if latency else 0,
+    }
+    for name, count in counts.items():
+        if count > most:
+            yield name, [f"is more than {MOST_REQUESTS_PER_SECOND:,} a second"]
+    for name in _TIMES:
+        if (entry[name] or 0) > max(entry["requests"], 1) * LONGEST_REQUEST_US:
+            yield name, ["is more than a day for each request"]
 
 
 def parse_measurement(body: dict[str, Any]) -> Measurement:

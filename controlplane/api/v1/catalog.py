@@ -15,10 +15,10 @@ from controlplane.accounts.models import ApiToken, Scope
 from controlplane.api.auth import actor_of, person_of
 from controlplane.api.v1.fields import StrictBody, VersionNumber, asks_for
 from controlplane.api.v1.version_documents import (
-    SHOWN_WITH,
     LineageSchema,
     ManifestSchema,
     VersionOut,
+    shown_with,
 )
 from controlplane.catalog.dry_run import DryRun, Would, try_push
 from controlplane.catalog.model_settings import (
@@ -222,7 +222,7 @@ class Versions(ListAPIView[Version]):
     def get_queryset(self) -> Any:
         if getattr(self, "swagger_fake_view", False):
             return Version.objects.none()
-        return versions_of(self.kwargs["name"]).prefetch_related(*SHOWN_WITH)
+        return versions_of(self.kwargs["name"]).prefetch_related(*shown_with())
 
     @extend_schema(
         request=VersionInSchema,

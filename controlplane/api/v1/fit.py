@@ -11,9 +11,7 @@ from rest_framework.views import APIView
 
 from controlplane.api.selectors import HELP
 from controlplane.catalog.queries import find_version
-from controlplane.domain.fit_facts import Answer, Verdict
-from controlplane.domain.label_selector import Requirement, parse_label_selector
-from controlplane.domain.selector import SiteTraits
+from controlplane.domain.fit_facts import Answer, Verdict, matching
 from controlplane.rollouts.site_fits import SiteFit, site_fits
 
 USUAL, MOST = 100, 1000
@@ -94,9 +92,9 @@ class VersionFit(APIView):
         query = FitQuery(data=request.query_params)
         query.is_valid(raise_exception=True)
         asked = query.validated_data
-        requirements = parse_label_selector(asked["selector"]) if asked["selector"] else ()
+        meant = matching(asked["selector"])
         version = find_version(name, number)
-        found = site_fits(version, lambda traits: _matches(requirements, traits))
+        found = site_fits(version, meant)
         wanted = asked["verdict"]
         listed = [fit for fit in found if wanted in (None, fit.verdict.value)][: asked["limit"]]
         document = {
@@ -108,14 +106,6 @@ class VersionFit(APIView):
             "results": [_site(fit) for fit in listed],
         }
         return Response(document)
-
-
-def _matches(requirements: tuple[Requirement, ...], traits: SiteTraits) -> bool:
-    if not requirements:
-        return True
-    columns = {"name": traits.name, "tier": traits.tier, "region": traits.region}
-    labels = {**traits.labels, **columns, "hardware": traits.hardware}
-    return all(requirement.holds(labels) for requirement in requirements)
 
 
 def _summary(found: list[SiteFit]) -> dict[str, object]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django.utils import timezone
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import extend_schema, extend_schema_view
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -129,7 +129,7 @@ class RetryFailed(RolloutVerb):
     service = staticmethod(retry_failed)
 
 
-@extend_schema(request=ResumeIn, responses=RolloutOut)
+@extend_schema_view(post=extend_schema(request=ResumeIn, responses=RolloutOut))
 class ResumeRollout(RolloutVerb):
     service = staticmethod(resume_rollout)
     body = ResumeIn
@@ -143,7 +143,7 @@ class ResumeRollout(RolloutVerb):
         }
 
 
-@extend_schema(request=RollBackIn, responses=RolloutOut)
+@extend_schema_view(post=extend_schema(request=RollBackIn, responses=RolloutOut))
 class RollBackRollout(RolloutVerb):
     service = staticmethod(roll_back_rollout)
     body = RollBackIn
@@ -157,7 +157,7 @@ class RollBackRollout(RolloutVerb):
         }
 
 
-@extend_schema(request=ApproveIn, responses=RolloutOut)
+@extend_schema_view(post=extend_schema(request=ApproveIn, responses=RolloutOut))
 class ApproveRollout(RolloutVerb):
     service = staticmethod(approve_rollout)
     body = ApproveIn

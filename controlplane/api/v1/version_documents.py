@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+from django.db.models import Prefetch
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from controlplane.api.v1.fields import VersionNumber
 from controlplane.catalog.approvals import standing_of
 from controlplane.catalog.models import ContentClass, Variant, Version, VersionState
-from controlplane.catalog.queries import manifest_of, missing_digests
+from controlplane.catalog.uploads import missing_files
 from controlplane.domain.manifest import SCHEMA, SCHEMA_OF_VARIANTS
 
 
@@ -140,7 +141,9 @@ class VersionOut(serializers.Serializer[Any]):
     def get_missing(self, version: Version) -> list[str]:
         if version.state != VersionState.UPLOADING:
             return []
-        return missing_digests(manifest_of(version), version.model)
+        listed = getattr(version, "missing_files", None)
+        files = missing_files().filter(version=version) if listed is None else listed
+        return sorted({file.sha256 for file in files})
 
     def get_channels(self, version: Version) -> list[str]:
         rows = version.model.channels.all()
@@ -165,5 +168,7 @@ def approval_document(version: Version) -> Any:
     return ApprovalStandingOut(document).data
 
 
-# What a list of versions reads beside them, each in one query.
-SHOWN_WITH = ("variants", "approvals", "signatures__key", "model__channels")
+def shown_with() -> "tuple[str | Prefetch[Any], ...]":
+    """What a list of versions reads beside them, each in one query."""
+    missing = Prefetch("files", missing_files(), to_attr="missing_files")
+    return ("variants", "approvals", "signatures__key", "model__channels", missing)

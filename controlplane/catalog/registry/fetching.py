@@ -1,5 +1,6 @@
 """Brings files of a registry onto the disk, in turns: what came stays, and the next turn goes on
-from there if the registry still has the same file. Memory is bounded by one block.
+from there if the registry still has the same file. Memory is bounded by one block. Before each is
+written it is asked whether the files are this worker's still.
 
 It must not know rows, nor what the files mean. Names on disk are made of digests: a registry's own
 never reach the file system."""
@@ -28,11 +29,13 @@ KeepGoing = Callable[[], bool]
 
 @dataclass(frozen=True, kw_only=True)
 class Fetcher:
-    """Fetches files of one version into one folder."""
+    """Fetches files of one version into one folder. `still_mine` raises where another worker has
+    the folder."""
 
     source: RegistrySource
     remote: RemoteVersion
     folder: Path
+    still_mine: Callable[[], None]
 
     def place(self, path: str) -> Path:
         """Where a file of the registry lies, once it is here."""
@@ -72,11 +75,13 @@ class Fetcher:
         offset = _size(part) if etag else 0  # without a tag nobody can say of what the bytes are
         stream = self.source.open(self.remote, file, offset=offset, etag=etag if offset else "")
         try:
+            self.still_mine()
             if not offset:
                 tag.write_text(stream.etag)
             left = file.size - offset
             with part.open("ab" if offset else "wb") as out:
                 while block := stream.read(BLOCK_BYTES):
+                    self.still_mine()
                     left -= len(block)
                     if left < 0:
                         raise Changed(f"{file.path[:128]} is longer than it was listed.")

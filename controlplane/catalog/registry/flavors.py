@@ -201,19 +201,23 @@ def _pyfunc(paths: Iterable[str], mlmodel: Mlmodel) -> Recipe:
     if GOLDEN_FILE not in given:
         raise Refused(
             "There are no golden requests, and a python model is not run here to record any: add a "
-            "golden.json to extra_files of log_model."
+            'golden.json, by artifacts={"golden": "golden.json"} of mlflow.pyfunc.log_model, or by '
+            "extra_files where the flavor's log_model has it."
         )
-    wrapped = {f"{WRAPPED_FOLDER}/{path}": path for path in paths - set(given.values())}
+    # Its artifacts stay where MLmodel says that they are.
+    moved = {path for path in given.values() if not path.startswith("artifacts/")}
+    wrapped = {f"{WRAPPED_FOLDER}/{path}": path for path in paths - moved}
     return Recipe(kind=Kind.PYFUNC, placed={**wrapped, **given})
 
 
 def _given(paths: Iterable[str]) -> dict[str, str]:
-    """Triton's configuration and golden requests that were logged with the model."""
+    """Triton's configuration and golden requests that were logged with the model: as extra files,
+    or where MLflow's python flavor has none, as artifacts."""
     paths = set(paths)
     return {
         name: path
         for name in (CONFIG_FILE, GOLDEN_FILE)
-        for path in (f"extra_files/{name}", name)
+        for path in (f"extra_files/{name}", f"artifacts/{name}", name)
         if path in paths
     }
 

@@ -1,5 +1,6 @@
 """HTTP to the one registry that the settings name. Everything that comes back is bounded: how long
-it takes, how many bytes it has, where it comes from. No redirect is followed and no proxy used.
+it takes in all (an answer as a whole, a file by a least rate), how many bytes it has, where it
+comes from. No redirect is followed and no proxy used.
 
 It must not know what the paths mean."""
 
@@ -9,17 +10,21 @@ import json
 import re
 import socket
 import ssl
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
+from controlplane.audit.timed_wire import Deadline, OutOfTime, TimedWire
 from controlplane.catalog.registry import Away, Changed, Refused, Unavailable
 
 MAX_JSON_BYTES = 4 << 20
 CONNECT_SECONDS = 10.0
-# Longest silence while something is read: a listing of a large bucket takes its time.
+# For a whole answer: a listing of a large bucket takes its time.
 READ_SECONDS = 60.0
+# Of a file at least so many bytes come in that time.
+LEAST_BYTES = 1 << 20
 _PORTS = {"https": 443, "http": 80}
 _RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})", re.ASCII)
 
@@ -38,7 +43,8 @@ class Answered(Exception):
 class RegistryHttp:
     """Opens a connection for each call: calls are few and minutes apart.
 
-    `authorization` is the header's value, or empty.
+    `authorization` is the header's value, or empty. `read_seconds` is how long an answer may take,
+    or each `LEAST_BYTES` of a file, once there is a connection; `clock` counts seconds.
     """
 
     url: str
@@ -46,6 +52,7 @@ class RegistryHttp:
     connect_seconds: float = CONNECT_SECONDS
     read_seconds: float = READ_SECONDS
     tls: ssl.SSLContext | None = None
+    clock: Callable[[], float] = time.monotonic
 
     def json(
         self,
@@ -63,8 +70,8 @@ class RegistryHttp:
             headers["Content-Type"] = "application/json"
         if query:
             path = f"{path}?{urlencode(query)}"
-        with contextlib.closing(self._connect()) as connection:
-            answer = self._ask(connection, method, path, headers, raw)
+        with contextlib.ExitStack() as stack:
+            answer = self._ask(stack, method, path, headers, raw)
             content = _bounded(answer)
         if answer.status != 200:
             raise _answered(answer.status, content)
@@ -86,17 +93,14 @@ class RegistryHttp:
             headers["Range"] = f"bytes={offset}-"
             if etag:
                 headers["If-Range"] = etag
-        connection = self._connect()
-        try:
-            answer = self._ask(connection, "GET", path, headers, None)
+        with contextlib.ExitStack() as stack:
+            answer = self._ask(stack, "GET", path, headers, None, lot=LEAST_BYTES)
             _check_file(answer, path, size=size, offset=offset, etag=etag)
-        except BaseException:
-            connection.close()
-            raise
-        stream = HttpStream(connection=connection, answer=answer, left=size - offset)
-        if offset and answer.status == 200:
-            # It knows no ranges, but the same entity tag says that these are the same bytes.
-            stream.skip(offset)
+            stream = HttpStream(answer=answer, left=size - offset)
+            if offset and answer.status == 200:
+                # It knows no ranges, but the same entity tag says that these are the same bytes.
+                stream.skip(offset)
+            stream.held = stack.pop_all()
         return stream
 
     def _connect(self) -> http.client.HTTPConnection:
@@ -110,18 +114,26 @@ class RegistryHttp:
 
     def _ask(
         self,
-        connection: http.client.HTTPConnection,
+        stack: contextlib.ExitStack,
         method: str,
         path: str,
         headers: dict[str, str],
         body: bytes | None,
+        *,
+        lot: int | None = None,
     ) -> http.client.HTTPResponse:
+        """The answer, to be read until `stack` closes the connection."""
         if self.authorization:
             headers = {**headers, "Authorization": self.authorization}
+        connection = self._connect()
+        stack.callback(connection.close)
         try:
             connection.connect()
-            assert connection.sock is not None
-            connection.sock.settimeout(self.read_seconds)
+            wire = connection.sock
+            assert wire is not None
+            stack.callback(wire.close)
+            deadline = Deadline(seconds=self.read_seconds, lot=lot, clock=self.clock)
+            connection.sock = TimedWire(wire, deadline)
             target = _parts(self.url).path.rstrip("/") + path
             connection.request(method, target, body, {**headers, "User-Agent": "Waypost"})
             answer = connection.getresponse()
@@ -151,9 +163,9 @@ class RegistryHttp:
 class HttpStream:
     """At most `left` bytes of an answer. Raises `Unavailable` when they end early."""
 
-    connection: http.client.HTTPConnection
     answer: http.client.HTTPResponse
     left: int
+    held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @property
     def etag(self) -> str:
@@ -177,7 +189,7 @@ class HttpStream:
             count -= len(self.read(min(count, 1 << 20)))
 
     def close(self) -> None:
-        self.connection.close()
+        self.held.close()
 
 
 def check_url(url: str) -> str:
@@ -259,6 +271,8 @@ def _etag(answer: http.client.HTTPResponse) -> str:
 
 
 def _said(error: Exception) -> str:
+    if isinstance(error, OutOfTime):
+        return f"gave {error}"
     if isinstance(error, TimeoutError):
         return "does not answer in time"
     if isinstance(error, ssl.SSLError):

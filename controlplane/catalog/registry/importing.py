@@ -6,13 +6,14 @@ worker that is killed costs one turn. Alias and source count once; from the firs
 number, and in the end the digests."""
 
 import shutil
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import structlog
 from django.db import transaction
-from django.db.models import Q
 
 from controlplane.audit.services import record_event
 from controlplane.catalog.models import ImportedVersion, ImportState, Version
@@ -24,6 +25,15 @@ from controlplane.catalog.registry import (
     Unavailable,
 )
 from controlplane.catalog.registry.bundles import Fetched, build, manifest_document
+from controlplane.catalog.registry.claims import (
+    OPEN,
+    Renew,
+    Renewing,
+    Taken,
+    claim,
+    release,
+    renew,
+)
 from controlplane.catalog.registry.conversion import Converter
 from controlplane.catalog.registry.creating import ACTOR, create_imported
 from controlplane.catalog.registry.fetching import Fetcher, KeepGoing
@@ -40,8 +50,6 @@ from controlplane.domain.errors import WaypostError
 
 _log = structlog.get_logger(__name__)
 
-# A worker that died leaves its import to others after this; a conversion is shorter.
-CLAIM = timedelta(minutes=30)
 MAX_ATTEMPTS = 10
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=15), timedelta(hours=1)
 # What fetched files leave free on the disk.
@@ -57,7 +65,8 @@ def free_bytes(folder: Path) -> int:
 
 
 class Importer:
-    """One worker's means: where versions come from, what converts them, where files wait."""
+    """One worker's means: where versions come from, what converts them, where files wait. `clock`
+    counts seconds: how long a turn goes on."""
 
     def __init__(
         self,
@@ -66,21 +75,35 @@ class Importer:
         converter: Converter,
         folder: Path,
         free: Free = free_bytes,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._source = source
         self._converter = converter
         self._folder = folder
         self._free = free
+        self._clock = clock
 
     def run(self, *, now: datetime, keep_going: KeepGoing) -> None:
         """Works on one import after another until nothing is due or `keep_going` says no."""
-        while keep_going() and (row := _claim(now)) is not None:
-            self._turn(row, now, keep_going)
+        began = self._clock()
 
-    def _turn(self, row: ImportedVersion, now: datetime, keep_going: KeepGoing) -> None:
+        def still_mine(row: ImportedVersion) -> None:
+            renew(row, now + timedelta(seconds=self._clock() - began))
+
+        while keep_going() and (row := claim(now)) is not None:
+            self._turn(row, now, keep_going, partial(still_mine, row))
+
+    def _turn(
+        self, row: ImportedVersion, now: datetime, keep_going: KeepGoing, still_mine: Renew
+    ) -> None:
         """One turn of one import. Nothing that goes wrong with it may keep the others waiting."""
         try:
-            version = self._go_on(row, now, keep_going)
+            try:
+                version = self._go_on(row, now, keep_going, still_mine)
+            finally:
+                still_mine()  # else what became of it is told by whoever has it now
+        except Taken:
+            _log.warning("import_taken", row=row.pk)
         except Refused as error:
             self._fail(row, str(error), now)
         except (Unavailable, StoreFull) as error:
@@ -95,17 +118,21 @@ class Importer:
             self._put_off(row, f"The import broke off: {type(error).__name__}.", now)
         else:
             if version is None:
-                _release(row)
+                release(row)
             else:
                 _finish(row, version, now)
                 self._forget_files(row)
 
-    def _go_on(self, row: ImportedVersion, now: datetime, keep_going: KeepGoing) -> Version | None:
+    def _go_on(
+        self, row: ImportedVersion, now: datetime, keep_going: KeepGoing, still_mine: Renew
+    ) -> Version | None:
         """The version once it is in the catalogue; None when the turn ended before."""
         link = row.link
         remote = self._source.resolve(link.remote_name, version=row.remote_version)
         self._note_source(row, remote)
-        fetcher = Fetcher(source=self._source, remote=remote, folder=self._place(row))
+        fetcher = Fetcher(
+            source=self._source, remote=remote, folder=self._place(row), still_mine=still_mine
+        )
         files = {file.path: file for file in self._source.files(remote)}
         mlmodel = None
         if MLMODEL_FILE in files:
@@ -117,6 +144,7 @@ class Importer:
         self._require_room(needed, fetcher)
         if not all(fetcher.fetch(file, keep_going) for file in needed):
             return None
+        still_mine()
         return self._push(row, remote, recipe, mlmodel, fetcher, now)
 
     def _note_source(self, row: ImportedVersion, remote: RemoteVersion) -> None:
@@ -168,7 +196,8 @@ class Importer:
         by_digest = {entry["sha256"]: bundle[entry["path"]] for entry in document["files"]}
         for sha256, local in by_digest.items():
             with local.open("rb") as stream:
-                store_blob(version=version, sha256=sha256, stream=stream, now=now)
+                pieces = Renewing(stream=stream, renew=fetcher.still_mine)
+                store_blob(version=version, sha256=sha256, stream=pieces, now=now)
         return finalise_version(version=version, actor=ACTOR, now=now)
 
     def _fail(self, row: ImportedVersion, reason: str, now: datetime) -> None:
@@ -201,36 +230,11 @@ class Importer:
             return
         # The folders first: one that another worker makes in between belongs to an import.
         places = list(self._folder.iterdir())
-        open_rows = ImportedVersion.objects.filter(state__in=_OPEN).values_list("pk", flat=True)
+        open_rows = ImportedVersion.objects.filter(state__in=OPEN).values_list("pk", flat=True)
         known = {str(pk) for pk in open_rows}
         for place in places:
             if place.name not in known:
                 shutil.rmtree(place, ignore_errors=True)
-
-
-_OPEN = (ImportState.PENDING, ImportState.IMPORTING)
-
-
-def _claim(now: datetime) -> ImportedVersion | None:
-    """The import that was asked for first and that nobody works on. It is this worker's until the
-    claim ends."""
-    free = Q(claimed_until=None) | Q(claimed_until__lt=now)
-    due = Q(not_before=None) | Q(not_before__lte=now)
-    rows = ImportedVersion.objects.filter(free, due, state__in=_OPEN)
-    for row in rows.select_related("link__model").order_by("asked_at", "pk")[:10]:
-        same = ImportedVersion.objects.filter(
-            pk=row.pk, state=row.state, claimed_until=row.claimed_until
-        )
-        if same.update(claimed_until=now + CLAIM, state=ImportState.IMPORTING):
-            row.claimed_until, row.state = now + CLAIM, ImportState.IMPORTING
-            return row
-    return None
-
-
-def _release(row: ImportedVersion) -> None:
-    """For the next turn, behind those that have waited longer."""
-    row.claimed_until = None
-    row.save(update_fields=["claimed_until"])
 
 
 @transaction.atomic

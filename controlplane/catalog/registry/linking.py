@@ -158,6 +158,13 @@ def want_version(
 
 
 @transaction.atomic
+def look_soon(*, link: RegistryLink, actor: str, now: datetime) -> None:
+    """A person wants the registry looked at now, and not by the clock."""
+    _note(link, "look_asked", actor, now, {})
+    ask_for_reconcile(remote_name=link.remote_name, now=now)
+
+
+@transaction.atomic
 def ask_for_reconcile(*, remote_name: str, now: datetime) -> bool:
     """Marks a link to be looked at soon; whether there is such a one. Any number of times."""
     asked = RegistryLink.objects.filter(registry=MLFLOW, remote_name=remote_name)

@@ -20,8 +20,13 @@ class TritonPythonModel:
         self._model = mlflow.pyfunc.load_model(folder)
         config = json.loads(args["model_config"])
         self._inputs = [entry["name"] for entry in config["input"]]
+        batched = config["max_batch_size"] > 0  # then the first dimension stands in no `dims`
         self._outputs = [
-            (entry["name"], pb_utils.triton_string_to_numpy(entry["data_type"]))
+            (
+                entry["name"],
+                pb_utils.triton_string_to_numpy(entry["data_type"]),
+                [-1] * batched + [int(size) for size in entry["dims"]],
+            )
             for entry in config["output"]
         ]
         kind = config["parameters"].get("waypost_inputs", {}).get("string_value", "")
@@ -39,8 +44,8 @@ class TritonPythonModel:
             }
             answer = self._model.predict(self._as_trained(given))
             tensors = [
-                pb_utils.Tensor(name, _encoded(self._part(answer, number, name), dtype))
-                for number, (name, dtype) in enumerate(self._outputs)
+                pb_utils.Tensor(name, _encoded(self._part(answer, number, name), dtype, dims))
+                for number, (name, dtype, dims) in enumerate(self._outputs)
             ]
         except Exception as error:  # one bad request must not take the model down
             fault = pb_utils.TritonError(f"{type(error).__name__}: {error}")
@@ -72,8 +77,10 @@ def _decoded(array: Any) -> Any:
     )
 
 
-def _encoded(value: Any, dtype: Any) -> Any:
+def _encoded(value: Any, dtype: Any, dims: list[int]) -> Any:
     array = np.asarray(value)
+    if array.ndim == len(dims) - 1 and dims[-1] == 1:
+        array = array[..., np.newaxis]  # a column: config.pbtxt has one value in each row of it
     if dtype == np.object_:
         texts = [str(x).encode() for x in array.reshape(-1)]
         return np.array(texts, dtype=np.object_).reshape(array.shape)

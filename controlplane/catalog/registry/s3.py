@@ -47,9 +47,14 @@ class S3Folder:
             asked["IfMatch"] = etag
         answer = self._ask("get_object", Key=self.prefix + path, **asked)
         stream = S3Stream(body=answer["Body"], etag=str(answer.get("ETag", ""))[:200])
-        if answer.get("ContentLength") != size - offset:
+        fault = ""
+        if etag and stream.etag != etag:  # not every server heeds If-Match
+            fault = "changed while it was being read; it is read anew"
+        elif answer.get("ContentLength") != size - offset:
+            fault = "is no longer as long as it was listed"
+        if fault:
             stream.close()
-            raise Changed(f"{path[:128]} is no longer as long as it was listed.")
+            raise Changed(f"{path[:128]} {fault}.")
         return stream
 
     def _ask(self, call: str, **arguments: Any) -> Any:
@@ -59,6 +64,9 @@ class S3Folder:
             code = str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))[:40]
             if code in ("412", "PreconditionFailed", "InvalidRange"):
                 raise Changed("A file changed while it was being read; it is read anew.") from error
+            if code == "NoSuchKey":
+                name = str(arguments["Key"]).rsplit("/", 1)[-1][:128]
+                raise Refused(f"The bucket lists {name} and does not have it.") from error
             said = code or type(error).__name__
             raise Unavailable(f"The bucket {self.bucket} cannot be read: {said}.") from error
 
@@ -81,7 +89,8 @@ def s3_client(settings: S3Settings) -> Any:
 
 @dataclass(kw_only=True)
 class S3Stream:
-    """An object's bytes as they come."""
+    """An object's bytes as they come. Only each read is bounded in time, by the client: the storage
+    is the operator's own, unlike what a registry names."""
 
     body: Any
     etag: str

@@ -8,10 +8,10 @@ from django.shortcuts import render
 
 from controlplane.catalog.queries import find_version
 from controlplane.domain.errors import Conflict, InvalidInput
-from controlplane.domain.fit_facts import Answer
+from controlplane.domain.fit_facts import Answer, matching
 from controlplane.rollouts.site_fits import SiteFit, site_fits
 from controlplane.web.access import console_page
-from controlplane.web.fit_facts import fit_rows, fit_summary, matching
+from controlplane.web.fit_facts import fit_rows, fit_summary
 from controlplane.web.look import look_of
 
 PER_PAGE = 50

@@ -11,10 +11,10 @@ from controlplane.catalog.model_settings import change_model
 from controlplane.catalog.models import Channel, ImportState, Model
 from controlplane.catalog.queries import find_model, find_version
 from controlplane.catalog.registry.linking import (
-    ask_for_reconcile,
     find_import,
     find_link,
     import_version,
+    look_soon,
 )
 from controlplane.catalog.registry.sources import mlflow_source
 from controlplane.rollouts.channel_moves import strategy_named
@@ -165,7 +165,7 @@ def look_now(request: HttpRequest, model: str, link_id: int) -> HttpResponse:
     )
 
     def do(typed: dict[str, str]) -> str:
-        ask_for_reconcile(remote_name=link.remote_name, now=current_time())
+        look_soon(link=link, actor=actor_of(request), now=current_time())
         return f"{link.remote_name} is looked at soon."
 
     form = ConsoleForm(request.POST if request.method == "POST" else None)

@@ -83,6 +83,7 @@ class Command(BaseCommand):
         self._say(f"processes: web on {host}:{port}, {workers}")
         web = [sys.executable, "-m", "uvicorn", "controlplane.config.asgi:application"]
         web += ["--host", host, "--port", str(port), "--lifespan", "off", "--no-access-log"]
+        web += ["--no-server-header"]  # each poll of each site would carry it
         web += ["--timeout-graceful-shutdown", "5"]
         # Uploads are spooled to disk before they are checked: where the artifacts go, not in /tmp,
         # which may be memory.
