@@ -30,6 +30,7 @@ class CountingRelay:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # closing alone does not wake who accepts
         self._listener.close()
 
     def total(self) -> int:
@@ -40,13 +41,17 @@ class CountingRelay:
         while True:
             try:
                 near, _ = self._listener.accept()
-                far = socket.create_connection(("127.0.0.1", self._target))
             except OSError:
                 return  # closed: the measurement is over
-            for source, sink, outward in ((near, far, True), (far, near, False)):
-                threading.Thread(
-                    target=self._carry, args=(source, sink, outward), daemon=True
-                ).start()
+            threading.Thread(target=self._join, args=(near,), daemon=True).start()
+
+    def _join(self, near: socket.socket) -> None:
+        target = ("127.0.0.1", self._target)
+        with near, contextlib.suppress(OSError), socket.create_connection(target) as far:
+            back = threading.Thread(target=self._carry, args=(far, near, False), daemon=True)
+            back.start()
+            self._carry(near, far, True)
+            back.join()
 
     def _carry(self, source: socket.socket, sink: socket.socket, outward: bool) -> None:
         with contextlib.suppress(OSError):
