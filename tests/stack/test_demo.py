@@ -99,7 +99,9 @@ def test_the_story_goes_as_told_and_no_request_fails(start_demo: Callable[[], Ru
     assert [stage["state"] for stage in bad["stages"]] == ["failed", "cancelled", "cancelled"]
     assert outcome["failed_requests"] == 0
     assert outcome["requests"] >= 1000
-    assert 0 < outcome["longest_gap_ms"] < 5000  # the limit of a request; `make bench` measures it
+    # Well under the 5 s that a request may take, since no failed request says that already; on a
+    # busy machine 600 ms were seen. `make bench` measures the switch itself.
+    assert 0 < outcome["longest_gap_ms"] < 2000
     assert list(outcome["served"].values()) == [{"vad": "2"}] * 3
     assert what_stays(run.left) == {}
 
